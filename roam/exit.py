@@ -1,0 +1,118 @@
+"""How a cell ended."""
+
+from __future__ import annotations
+
+import enum
+import signal as signals
+from dataclasses import dataclass
+from typing import NamedTuple
+
+__all__ = ["CellExit", "ExceptionText", "ExitKind", "Stage", "signal_name"]
+
+
+class Stage(enum.IntEnum):
+    """How far a cell had come. The number is the stage word of the segment; the cell stores it as each stage begins."""
+
+    EXEC = 0
+    BOOTSTRAP = 1
+    IMPORT_MAIN = 2
+    UNPICKLE = 3
+    RUN = 4
+    EXIT = 5
+
+    @property
+    def label(self) -> str:
+        """The name used in texts: `exec`, `bootstrap`, `import_main`, `unpickle`, `run`, `exit`."""
+        return self.name.lower()
+
+
+class ExitKind(enum.StrEnum):
+    """What ended a cell, as far as the host knows."""
+
+    RETURNED = "returned"
+    """The target returned."""
+    RAISED = "raised"
+    """The target raised an exception other than SystemExit."""
+    EXITED = "exited"
+    """The process ended with an exit code of its own: `sys.exit`, `os._exit`."""
+    SIGNALED = "signaled"
+    """A signal that the host did not send."""
+    START_FAILED = "start_failed"
+    """The cell ended before its target ran."""
+    STOPPED = "stopped"
+    """The host asked it to stop, and it ended before SIGTERM was due."""
+    KILLED_BY_HOST = "killed_by_host"
+    """A signal that the host sent."""
+    LOST = "lost"
+    """The process is gone and nobody can say how."""
+
+
+class ExceptionText(NamedTuple):
+    """An exception as text, bounded and safe to keep: qualified type name, message, formatted traceback."""
+
+    type: str
+    message: str
+    traceback: str
+
+
+def signal_name(number: int) -> str:
+    """`SIGSEGV` for 11; `signal 40` where the number has no name."""
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellExit:
+    """How a cell ended. Times are wall-clock nanoseconds since the epoch; what nobody can know is None, never 0."""
+
+    kind: ExitKind
+    code: int | None = None
+    """The exit code where the process ended by itself, else None."""
+    signal: int | None = None
+    """The number of the signal that ended the process, else None."""
+    stage: Stage = Stage.EXEC
+    """The last stage the cell said it had entered."""
+    exception: ExceptionText | None = None
+    """The exception that left the target or the start-up, if there was one."""
+    started_ns: int
+    ended_ns: int
+    cpu_s: float | None = None
+    """User and system time of the process, in seconds."""
+    max_rss_bytes: int | None = None
+    """Peak resident memory of the process."""
+    core_dumped: bool | None = None
+    verdict: str = "unknown"
+    """The cause in a few words, said only where `evidence` supports it."""
+    evidence: tuple[str, ...] = ()
+
+    @property
+    def is_normal(self) -> bool:
+        """True for returned, exit code 0 and stopped: the ends that leave no post-mortem."""
+        if self.kind is ExitKind.EXITED:
+            return self.code == 0
+        return self.kind in (ExitKind.RETURNED, ExitKind.STOPPED)
+
+    @property
+    def exitcode(self) -> int | None:
+        """As `multiprocessing.Process.exitcode`: the code, minus the signal number, or None where unknown."""
+        return -self.signal if self.signal is not None else self.code
+
+    def describe(self) -> str:
+        """One clause without a full stop: `killed by SIGSEGV (signal 11) in stage run`."""
+        if self.signal is not None:
+            by = " by its host" if self.kind is ExitKind.KILLED_BY_HOST else ""
+            return f"killed{by} with {signal_name(self.signal)} (signal {self.signal}) in stage {self.stage.label}"
+        if self.exception is not None:
+            first_line = self.exception.message.partition("\n")[0]
+            return f"{self.exception.type}: {first_line}" + (
+                "" if self.stage is Stage.RUN else f" in stage {self.stage.label}"
+            )
+        if self.kind is ExitKind.RETURNED:
+            return "returned"
+        if self.kind is ExitKind.LOST:
+            return f"lost; nobody knows how it ended, last seen in stage {self.stage.label}"
+        if self.kind is ExitKind.STOPPED:
+            return "stopped when asked to"
+        return f"exited with code {self.code} in stage {self.stage.label}"

@@ -1,0 +1,1 @@
+"""What happened: records, filters, spans, the cell's side and the host's side."""

@@ -1,0 +1,164 @@
+"""The cell's side: attach to the segment, arm the fault file, be the process's tracing.
+
+Ownership: the process that attached, checked again after every fork; a forked child stops tracing and never writes
+into its parent's stream. Threads: any; no thread of roam runs in a cell. Failure: attaching raises typed errors;
+afterwards nothing here raises.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import time
+
+from ..errors import TicketError
+from ..exit import Stage
+from ..shm.doorbell import Doorbell, private_descriptor
+from ..shm.layout import HostWord, StatusWord
+from ..shm.segment import MappedSegment
+from ..ticket import SpawnTicket
+from . import emitter as emitters
+from .emitter import Emitter
+from .records import CRITICAL, Peer
+
+__all__ = ["CellTracing", "attach", "attached", "init_cell_tracing"]
+
+
+class CellTracing:
+    """This process as a cell. Made by `attach`."""
+
+    def __init__(self, ticket: SpawnTicket) -> None:
+        try:
+            self._segment = MappedSegment(ticket.segment_fd, nonce=bytes.fromhex(ticket.nonce))
+            doorbell_fd = private_descriptor(ticket.doorbell_fd)
+            fault_fd = private_descriptor(ticket.fault_fd)
+            os.close(ticket.segment_fd)
+        except (OSError, ValueError) as error:
+            raise TicketError(f"its descriptors are not open here ({error})") from error
+        identity = self._segment.identity
+        self.pid = os.getpid()
+        self.peer = Peer(identity.peer_id, identity.epoch, identity.name, self.pid)
+        self._doorbell = Doorbell(doorbell_fd)
+        self._words = self._segment.words
+        self.emitter = Emitter(self._segment, ring=self._doorbell.ring)
+        self._arm(fault_fd)
+        # A host that did not start this process learns of it by the ring.
+        self._doorbell.ring()
+
+    def _arm(self, fault_fd: int) -> None:
+        """Let fatal signals write all stacks into the fault file."""
+        faulthandler.enable(file=fault_fd, all_threads=True)
+        self._words[StatusWord.FAULT_ARMED] = 1
+
+    def enter_stage(self, stage: Stage) -> None:
+        """Say how far this process has come."""
+        self._words[StatusWord.STAGE] = stage
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the host has asked this cell to stop."""
+        return bool(self._words[HostWord.STOP])
+
+    def failure(self, exc: BaseException) -> None:
+        """Write the exception that ends the current stage into the life lane. Never raises."""
+        stage = Stage(min(self._words[StatusWord.STAGE], Stage.EXIT)).label
+        self.emitter.report(CRITICAL, f"uncaught exception in stage {stage}", exc, {"stage": stage})
+
+    def result_length(self, length_bytes: int) -> None:
+        """Say that the result is complete, and how long it is."""
+        self._words[StatusWord.RESULT] = length_bytes + 1
+
+    def install_hooks(self) -> None:
+        """Capture `logging`, `warnings` and uncaught exceptions from now on."""
+        from . import hooks
+
+        hooks.install()
+
+    def goodbye(self) -> None:
+        """The last thing before the process ends by itself: resource use, and the state word."""
+        self.sample_resources()
+        self._words[StatusWord.STATE] = 2
+
+    def sample_resources(self) -> None:
+        """Store processor time and peak memory, for hosts that are not the parent of this process."""
+        import resource
+
+        self._words[StatusWord.CPU_NS] = time.process_time_ns()
+        self._words[StatusWord.MAX_RSS] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+_attached: CellTracing | None = None
+_registered = False
+
+
+def attached() -> CellTracing | None:
+    """This process as a cell, or None."""
+    return _attached
+
+
+def attach(ticket: SpawnTicket) -> CellTracing:
+    """Make this process a cell. Replaces whatever tracing it inherited by fork.
+
+    The ticket's descriptors belong to roam afterwards. Raises `TicketError` or a `SegmentError`.
+    """
+    global _attached, _registered
+    tracing = CellTracing(ticket)
+    if not _registered:
+        # Once per process: these cannot be taken back, so they look at what is attached when they run.
+        os.register_at_fork(after_in_child=_forget_in_child)
+        import atexit
+
+        atexit.register(_at_exit)
+        _registered = True
+    _attached = tracing
+    emitters.install(tracing.emitter)
+    return tracing
+
+
+def _forget_in_child() -> None:
+    """A forked child is not the cell: it neither writes records nor owns the fault file."""
+    # r[impl trace.fork.disowned]
+    global _attached
+    tracing = _attached
+    if tracing is None:
+        return
+    tracing.emitter.writer.disown()
+    _attached = None
+    emitters.install(None)
+    try:
+        faulthandler.enable(file=2)
+    except (OSError, ValueError):
+        faulthandler.disable()
+
+
+def _at_exit() -> None:
+    tracing = _attached
+    if tracing is not None and tracing.pid == os.getpid():
+        tracing.goodbye()
+        tracing.emitter.writer.finalize()
+
+
+def init_cell_tracing() -> bool:
+    """Attach a process that roam did not start, by the ticket in the environment variable `ROAM_TICKET`.
+
+    Returns True if this process is a cell now, False if there is no ticket (or `ROAM_DISABLE` is set). A second call
+    does nothing. The variable is removed, so that children of this process do not try the same ticket. Raises
+    `TicketError` or a `SegmentError` where the ticket does not lead to a segment.
+    """
+    if _attached is not None:
+        return True
+    if os.environ.get("ROAM_DISABLE"):
+        return False
+    ticket = SpawnTicket.from_environ(os.environ)
+    if ticket is None:
+        return False
+    for fd in ticket.fds:
+        try:
+            os.fstat(fd)
+        except OSError:
+            raise TicketError(f"descriptor {fd} is not open in this process") from None
+    tracing = attach(ticket)
+    os.environ.pop("ROAM_TICKET", None)
+    tracing.enter_stage(Stage.RUN)
+    tracing.install_hooks()
+    return True

@@ -1,0 +1,235 @@
+"""The emit path: from a call in the traced program to a committed record.
+
+Ownership: one `Emitter` per segment, installed as the process's own by `install`. Threads: any. Failure: nothing here
+raises into the traced program, apart from the KeyboardInterrupt of its own signal handler; what cannot be written is
+counted by cause.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from _thread import get_ident
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+from ..errors import RoamError
+from ..exit import ExceptionText
+from ..shm.layout import BULK, LIFE, VITAL, HostWord
+from ..shm.mailbox import read_config
+from ..shm.segment import MappedSegment
+from ..shm.spans import PAYLOAD_LIMIT, SpanTable
+from ..shm.writer import Outcome, SegmentWriter
+from .codec import describe_exception, encode_dropped, encode_event, encode_span_enter
+from .config import TracingConfig
+from .records import WARNING
+
+__all__ = ["Emitter", "ExceptionArgument", "SpanContext", "active_span", "current_emitter", "install"]
+
+_GENERATION = int(HostWord.GENERATION)
+
+ExceptionArgument = bool | BaseException | tuple[Any, Any, Any] | None
+"""As `exc_info` in `logging`: True for the exception being handled, an exception, or what `sys.exc_info()` returns."""
+
+
+class SpanContext(NamedTuple):
+    """What records inherit from the span they are in."""
+
+    span_id: bytes
+    trace_id: bytes
+
+
+active_span: ContextVar[SpanContext | None] = ContextVar("roam_active_span", default=None)
+"""The innermost open span of this context; None outside of all spans."""
+
+
+class Emitter:
+    """Judges, encodes and writes the records of one process.
+
+    `filter` and `generation` change when the host posts a configuration; `seen` in the methods below is the
+    generation word as it was read before the caller judged its record.
+    """
+
+    def __init__(self, segment: MappedSegment, *, ring: Callable[[], None]) -> None:
+        self.words = segment.words
+        self._memory = segment.memory
+        self.writer = SegmentWriter(segment.memory, segment.geometry, encode_dropped=encode_dropped, ring=ring)
+        self.open_spans = SpanTable(
+            segment.memory,
+            segment.words,
+            offset=segment.geometry.spans_offset,
+            slots=segment.config.span_slots,
+        )
+        self._record_bytes = segment.config.record_bytes
+        self._random = random.Random(os.urandom(16))
+        self.root = SpanContext(self.new_span_id(), os.urandom(16))
+        self.generation = -1
+        self.config = TracingConfig("info")
+        self.filter = self.config.capture
+        self.thresholds = self.filter.thresholds
+        self.refresh()
+
+    def new_span_id(self) -> bytes:
+        """8 random bytes."""
+        return self._random.getrandbits(64).to_bytes(8, "little")
+
+    def refresh(self) -> int:
+        """Take the configuration in force, if it can be read, and acknowledge it. Returns the generation word judged by."""
+        seen = self.words[_GENERATION]
+        found = read_config(self._memory, self.words)
+        if found is None:
+            # r[impl shm.config.keep] Keep what there is; -1 makes the next emit look again.
+            self.generation = -1 if seen else 0
+            return seen
+        generation, body = found
+        try:
+            config = TracingConfig.from_bytes(body)
+        except (RoamError, ValueError):
+            self.generation = -1
+            return seen
+        self.config = config
+        self.filter = config.capture
+        self.thresholds = config.capture.thresholds
+        self.generation = generation
+        self.writer.acknowledge(generation)
+        return generation
+
+    def admits(self, level: int, target: str) -> bool:
+        """Whether a record would be written just now."""
+        if self.words[_GENERATION] != self.generation:
+            self.refresh()
+        return level >= self.filter.threshold(target)
+
+    def event(
+        self,
+        level: int,
+        target: str,
+        message: object,
+        fields: dict[str, Any],
+        exc_info: ExceptionArgument,
+        seen: int,
+    ) -> None:
+        """Write an event that was judged while the generation word was `seen`."""
+        exception = None
+        lane = VITAL if level >= WARNING else BULK
+        if exc_info:
+            exception = exception_text(exc_info)
+            if exception is not None:
+                lane = LIFE
+        span_id, trace_id = active_span.get() or self.root
+        if target == "__mp_main__":
+            target = "__main__"
+        try:
+            payload = encode_event(
+                level,
+                target,
+                message,
+                fields,
+                get_ident(),
+                span_id,
+                trace_id,
+                exception,
+                limit_bytes=self._record_bytes,
+            )
+        except (RecursionError, MemoryError):
+            # Raised by the call itself, before the encoder could catch anything.
+            self.writer.drop(lane, "unencodable")
+            return
+        if payload is None:
+            self.writer.drop(lane, "oversize")
+        elif self.writer.write(lane, payload, seen) == Outcome.STALE:
+            self._write_again(lane, payload, level, target)
+
+    def write_span(self, level: int, target: str, payload: bytes | None, seen: int) -> None:
+        """Write a span record."""
+        if payload is None:
+            self.writer.drop(BULK, "oversize")
+        elif self.config.span_events and self.writer.write(BULK, payload, seen) == Outcome.STALE:
+            self._write_again(BULK, payload, level, target)
+
+    def open_body(
+        self, level: int, target: str, name: str, fields: dict[str, Any], context: SpanContext, parent_id: bytes
+    ) -> tuple[bytes | None, bytes]:
+        """The record that says a span was entered, and the same in the size of a slot of the open-span table."""
+        arguments = (get_ident(), context.span_id, context.trace_id, parent_id)
+        payload = encode_span_enter(level, target, name, fields, *arguments, limit_bytes=self._record_bytes)
+        if payload is not None and len(payload) <= PAYLOAD_LIMIT:
+            return payload, payload
+        body = encode_span_enter(level, target, name, fields, *arguments, limit_bytes=PAYLOAD_LIMIT)
+        if body is None:
+            body = (
+                encode_span_enter(level, target[:64], str(name)[:64], {}, *arguments, limit_bytes=PAYLOAD_LIMIT) or b""
+            )
+        return payload, body
+
+    @property
+    def record_bytes(self) -> int:
+        """Largest record body of this segment."""
+        return self._record_bytes
+
+    def report(self, level: int, message: str, exc: BaseException, fields: dict[str, Any]) -> None:
+        """Write an exception into the life lane, whatever the filter says. Never raises."""
+        try:
+            exception = describe_exception(exc)
+            payload = encode_event(
+                level, "roam.cell", message, fields, get_ident(), *self.root, exception, limit_bytes=self._record_bytes
+            )
+            if payload is None:
+                self.writer.drop(LIFE, "oversize")
+            else:
+                self._write_unjudged(LIFE, payload)
+        except Exception:
+            self.writer.drop(LIFE, "unencodable")
+
+    def _write_unjudged(self, lane: int, payload: bytes) -> None:
+        for _ in range(8):
+            if self.writer.write(lane, payload, self.words[_GENERATION]) != Outcome.STALE:
+                return
+        self.writer.drop(lane, "timed_out")
+
+    def _write_again(self, lane: int, payload: bytes, level: int, target: str) -> None:
+        """A configuration came between judging and writing: judge by the new one."""
+        for _ in range(8):
+            seen = self.refresh()
+            if level < self.filter.threshold(target):
+                return
+            if self.writer.write(lane, payload, seen) != Outcome.STALE:
+                return
+        self.writer.drop(lane, "timed_out")
+
+
+def exception_text(exc_info: ExceptionArgument) -> ExceptionText | None:
+    """The text of what `exc_info` stands for, None where there is no exception."""
+    exc: object = exc_info
+    if exc is True:
+        exc = sys.exc_info()[1]
+    elif isinstance(exc, tuple):
+        exc = exc[1] if len(exc) > 1 else None
+    return describe_exception(exc) if isinstance(exc, BaseException) else None
+
+
+_current: Emitter | None = None
+
+
+def current_emitter() -> Emitter | None:
+    """The process's own emitter; None in a process that is neither a host nor a cell."""
+    return _current
+
+
+_listeners: list[Callable[[Emitter | None], None]] = []
+
+
+def install(emitter: Emitter | None) -> None:
+    """Make `emitter` the process's own, or none."""
+    global _current
+    _current = emitter
+    for listener in _listeners:
+        listener(emitter)
+
+
+def on_install(listener: Callable[[Emitter | None], None]) -> None:
+    """Call `listener` now and whenever the process's emitter changes; for modules that keep it in a global of theirs."""
+    _listeners.append(listener)
+    listener(_current)

@@ -1,0 +1,142 @@
+"""An exception as bounded text.
+
+`traceback` is imported only when the first exception is described: a cell that raises nothing never pays for it.
+Chains are walked here and not by `traceback.TracebackException`, which follows them to any length, copies messages of
+any size, and for some exceptions runs `__dir__` of user objects to make suggestions.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from types import TracebackType
+from typing import Any
+
+from ..exit import ExceptionText
+from .normalise import cut_middle, cut_text, safe_text, type_name
+
+__all__ = ["describe_exception", "qualified_name"]
+
+MAX_CHAIN = 16
+"""Exceptions in one text: causes, contexts and members of groups together."""
+MAX_FRAMES = 64
+MAX_NOTES = 8
+MAX_GROUP_DEPTH = 4
+_MAX_TYPE_BYTES = 256
+
+_CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
+_CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
+_module_of = type.__dict__["__module__"].__get__
+_qualname_of = type.__dict__["__qualname__"].__get__
+# Read past whatever a subclass defines under the same names.
+_cause_of = BaseException.__dict__["__cause__"].__get__
+_context_of = BaseException.__dict__["__context__"].__get__
+_is_suppressed = BaseException.__dict__["__suppress_context__"].__get__
+_traceback_of = BaseException.__dict__["__traceback__"].__get__
+_members_of = BaseExceptionGroup.__dict__["exceptions"].__get__
+
+
+def qualified_name(kind: type) -> str:
+    """`module.Class.Inner`; without the module for builtins, and with `__main__` for a cell's `__mp_main__`."""
+    module, name = _module_of(kind), cut_text(_qualname_of(kind), _MAX_TYPE_BYTES)
+    if type(module) is not str or module == "builtins":
+        return name
+    if module == "__mp_main__":
+        module = "__main__"
+    return cut_text(f"{cut_text(module, _MAX_TYPE_BYTES)}.{name}", _MAX_TYPE_BYTES)
+
+
+def describe_exception(exc: BaseException, limit_bytes: int = 6144) -> ExceptionText:
+    """Type, message and traceback of `exc` as text: the traceback at most `limit_bytes` with its middle cut, the message a quarter.
+
+    Never raises, except that a KeyboardInterrupt passes through; what cannot be formatted says so in the text.
+    """
+    try:
+        message = safe_text(exc, str, limit_bytes // 4)[0]
+        kind = qualified_name(type(exc))
+    except Exception as error:
+        return ExceptionText(type_name(type(exc)), "", f"<traceback failed: {type_name(type(error))}>")
+    try:
+        text = _Formatter(limit_bytes).chain(exc, 0)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        text = f"<traceback failed: {type_name(type(error))}>\n{kind}: {message}\n"
+    return ExceptionText(kind, message, cut_middle(text, limit_bytes))
+
+
+class _Formatter:
+    """Formats one exception with all that hangs on it; `seen` bounds the whole and cuts cycles."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.seen: set[int] = set()
+
+    def chain(self, exc: BaseException, depth: int) -> str:
+        """`exc` after its causes and contexts, oldest first, as the interpreter prints it."""
+        links: list[tuple[BaseException, str]] = []
+        current: BaseException | None = exc
+        link = ""
+        first = ""
+        while current is not None:
+            if id(current) in self.seen or len(self.seen) >= MAX_CHAIN:
+                first = "[earlier exceptions left out]\n" + link
+                break
+            self.seen.add(id(current))
+            links.append((current, link))
+            cause = _cause_of(current)
+            if cause is None and not _is_suppressed(current):
+                current, link = _context_of(current), _CONTEXT
+            else:
+                current, link = cause, _CAUSE
+        parts = [self.one(error, depth) + link for error, link in reversed(links)]
+        return first + "".join(parts)
+
+    def one(self, exc: BaseException, depth: int) -> str:
+        """`exc` alone: frames, type, message, notes, and the members of a group."""
+        tb = _traceback_of(exc)
+        lines = ["Traceback (most recent call last):\n", *self.frames(tb)] if tb is not None else []
+        name = qualified_name(type(exc))
+        message = safe_text(exc, str, self.limit_bytes // 4)[0]
+        lines.append(f"{name}: {message}\n" if message else f"{name}\n")
+        lines += [f"{note}\n" for note in self.notes(exc)]
+        if issubclass(type(exc), BaseExceptionGroup):
+            lines += self.members(exc, depth)
+        return "".join(lines)
+
+    def frames(self, tb: TracebackType) -> list[str]:
+        """The lines of at most `MAX_FRAMES` frames, from both ends of the stack."""
+        import traceback
+
+        count, walk = 1, tb
+        while walk.tb_next is not None:
+            count, walk = count + 1, walk.tb_next
+        if count <= MAX_FRAMES:
+            return [self.line(text) for text in traceback.format_tb(tb)]
+        half = MAX_FRAMES // 2
+        gap = f"  [{count - 2 * half} frames left out]\n"
+        lines = [*traceback.format_tb(tb, half), gap, *traceback.format_tb(tb, -half)]
+        return [self.line(text) for text in lines]
+
+    def line(self, text: str) -> str:
+        """The text of one frame, cut: a source line may be megabytes long."""
+        short = cut_text(text, 1024)
+        return short if len(short) == len(text) else short + "\n"
+
+    def notes(self, exc: BaseException) -> list[str]:
+        """The texts given to `add_note`, few and short."""
+        notes: Any = getattr(exc, "__notes__", None)
+        if type(notes) is not list:
+            return []
+        return [safe_text(note, str, 512)[0] for note in islice(notes, MAX_NOTES)]
+
+    def members(self, exc: BaseException, depth: int) -> list[str]:
+        """The exceptions in a group, indented."""
+        lines: list[str] = []
+        members = _members_of(exc)
+        for index, member in enumerate(members):
+            if len(self.seen) >= MAX_CHAIN or depth >= MAX_GROUP_DEPTH:
+                lines.append(f"  | [{len(members) - index} more exceptions left out]\n")
+                break
+            lines.append(f"  +---------------- {index + 1} ----------------\n")
+            lines += [f"  | {line}\n" for line in self.chain(member, depth + 1).splitlines()]
+        return lines

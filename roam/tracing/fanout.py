@@ -1,0 +1,169 @@
+"""From raw chunks to subscribers: decode once, and only what somebody wants.
+
+Threads: `deliver` runs in the collector, the rest in any thread, under one lock that makes replay and live records
+meet without a gap or a repetition.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+from ..errors import RecordError
+from ..shm.layout import LANES
+from ..shm.reader import Chunk, Gap
+from .codec import decode, level_of
+from .config import TracingConfig
+from .filter import Filter
+from .link import PeerLink
+from .records import Dropped, Event, Lost, Record, TaggedRecord
+from .statistics import SubscriptionStatistics
+from .subscription import Subscription
+
+__all__ = ["FanOut"]
+
+NOBODY = 1 << 31
+_NO_FORWARDING = SubscriptionStatistics(offered=0, received=0, dropped_by_queue=0, queued=0)
+
+
+class FanOut:
+    """The subscribers of one host, and the forwarder into its logging."""
+
+    def __init__(self, *, forward: bool, config: TracingConfig) -> None:
+        self.config = config
+        """Its `forward` filter decides what leaves the host."""
+        self._subscriptions: list[Subscription] = []
+        self._lock = threading.Lock()
+        self._forwarder = None
+        if forward:
+            from .forward import Forwarder, lowest_level_in_use
+
+            self._forwarder = Forwarder()
+            self._lowest_level_in_use = lowest_level_in_use
+
+    def subscribe(self, filter: str | None, capacity: int, replay: Iterable[PeerLink]) -> Subscription:
+        """Add a subscriber, after offering it what the links in `replay` keep."""
+        if capacity < 1:
+            raise ValueError(f"subscribe(capacity={capacity}): a queue holds at least one record")
+        subscription = Subscription(None if filter is None else Filter(filter), capacity, self._forget)
+        with self._lock:
+            past = [
+                TaggedRecord(link.peer, record)
+                for link in replay
+                for record in link.records()
+                if _was_offered(link, record) and self._may_leave(record)
+            ]
+            past.sort(key=lambda tagged: tagged.record.time_ns)
+            subscription.offer(past)
+            self._subscriptions.append(subscription)
+        return subscription
+
+    def deliver(self, link: PeerLink, items: list[Chunk | Gap], final: bool) -> None:
+        """Offer what was read from a link. `final` says that nothing more will come."""
+        if not items and not link.held and not final:
+            return
+        with self._lock:
+            forward_level = self._forward_level()
+            lowest = min((subscription.lowest for subscription in self._subscriptions), default=NOBODY)
+            records = self._decode(link, items, min(lowest, forward_level))
+            for item in items:
+                link.offered_seq[item.lane] = item.first_seq + item.count
+            if final:
+                records.extend(link.unannounced())
+            ready = self._in_order(link, records, hold=bool(items))
+            ready = [record for record in ready if self._may_leave(record)]
+            if not ready:
+                return
+            tagged = [TaggedRecord(link.peer, record) for record in ready]
+            for subscription in self._subscriptions:
+                subscription.offer(tagged)
+            if self._forwarder is not None:
+                self._forwarder.offer(
+                    [each for each in tagged if each.record.level >= forward_level and _is_forwarded(each.record)]
+                )
+
+    def flush_forwarding(self, timeout_s: float) -> bool:
+        """Wait for the forwarder; see `TracingHost.flush_forwarding`."""
+        return self._forwarder is None or self._forwarder.flush(timeout_s)
+
+    def forwarding_statistics(self) -> SubscriptionStatistics:
+        """Of the queue in front of the host's logging."""
+        return _NO_FORWARDING if self._forwarder is None else self._forwarder.statistics()
+
+    def close(self) -> None:
+        """End all streams, and the forwarder when it has handed over what it has."""
+        with self._lock:
+            subscriptions, self._subscriptions = self._subscriptions, []
+        for subscription in subscriptions:
+            subscription.end()
+        if self._forwarder is not None:
+            self._forwarder.close(5.0)
+
+    def _forget(self, subscription: Subscription) -> None:
+        with self._lock:
+            if subscription in self._subscriptions:
+                self._subscriptions.remove(subscription)
+
+    def _forward_level(self) -> int:
+        return NOBODY if self._forwarder is None else self._lowest_level_in_use()
+
+    def _may_leave(self, record: Record) -> bool:
+        forward = self.config.forward
+        return (
+            forward is None or isinstance(record, (Lost, Dropped)) or record.level >= forward.threshold(record.target)
+        )
+
+    def _decode(self, link: PeerLink, items: list[Chunk | Gap], lowest: int) -> list[Record]:
+        """Decode what reaches `lowest`; the level stands at a fixed place of a body, so the rest is not even decoded."""
+        found: list[Record] = []
+        if lowest >= NOBODY:
+            return found
+        to_wall_ns = link.anchor.wall_ns - link.anchor.monotonic_ns
+        for index, item in enumerate(items):
+            if isinstance(item, Gap):
+                found.append(link.gap_record(items, index))
+                continue
+            lane = LANES[item.lane]
+            for seq, monotonic_ns, payload in item:
+                if lowest:
+                    level = level_of(payload)
+                    if level is not None and level < lowest:
+                        continue
+                try:
+                    record = decode(payload)
+                except RecordError:
+                    found.append(Lost(lane, seq, 1, "undecodable", monotonic_ns + to_wall_ns))
+                    continue
+                record.time_ns = monotonic_ns + to_wall_ns
+                record.seq = seq  # type: ignore[misc]
+                record.lane = lane
+                found.append(record)
+        return found
+
+    def _in_order(self, link: PeerLink, records: list[Record], *, hold: bool) -> list[Record]:
+        """Records of all lanes by time. What is newer than the heartbeat that was read before the lanes were may have
+        older company in a lane that was read earlier: it waits one poll."""
+        held, link.held = link.held, []
+        records = held + records
+        records.sort(key=lambda record: record.time_ns)
+        if hold and records:
+            until = link.anchor.to_wall_ns(link.heartbeat)
+            ready = [record for record in records if record.time_ns <= until]
+            late = [record for record in records if record.time_ns > until]
+            already = set(map(id, held))
+            link.held = [record for record in late if id(record) not in already]
+            records = ready + [record for record in late if id(record) in already]
+        return records
+
+
+def _was_offered(link: PeerLink, record: Record) -> bool:
+    """Whether subscribers of that time got the record; otherwise it comes with the live ones."""
+    if record.seq is None:
+        return True
+    if record.seq >= link.offered_seq[LANES.index(record.lane)]:
+        return False
+    return all(held.seq != record.seq or held.lane != record.lane for held in link.held)
+
+
+def _is_forwarded(record: Record) -> bool:
+    return isinstance(record, (Event, Lost, Dropped))

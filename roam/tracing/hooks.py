@@ -1,0 +1,162 @@
+"""What a cell captures without being asked: `logging`, `warnings`, and exceptions that nobody caught.
+
+The hook into `logging` sits in `Logger`, not in a handler: roam's filter alone decides, live, what is captured, and
+the program's own levels alone decide what its own handlers print. Two methods are wrapped. `isEnabledFor` also says
+yes to what roam captures, and `handle` captures, then goes on only where the program itself would have come this far.
+So `basicConfig`, `dictConfig`, `propagate=False` and handlers added later change neither side.
+
+Threads: any. Failure: an error in here must not change what the program does; it is counted as `unencodable`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import warnings
+from typing import Any, TextIO
+
+from ..shm.layout import LIFE, HostWord
+from .emitter import Emitter, current_emitter
+from .records import CRITICAL, ERROR, WARNING
+
+__all__ = ["install"]
+
+_GENERATION = int(HostWord.GENERATION)
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_installed = False
+
+_is_enabled_for = logging.Logger.isEnabledFor
+_handle = logging.Logger.handle
+_log_code = logging.Logger._log.__code__  # noqa: SLF001 -- the one caller of `handle` that has judged by level
+_basic_config = logging.basicConfig
+
+
+def install() -> None:
+    """Wrap the hooks of this process, once. What was installed before is called as before."""
+    global _installed
+    if _installed:
+        return
+    _installed = True
+    logging.Logger.isEnabledFor = _hooked_is_enabled_for  # type: ignore[method-assign]
+    logging.Logger.handle = _hooked_handle  # type: ignore[method-assign]
+    logging.basicConfig = _hooked_basic_config
+    # Records without a handler are printed once, by the host.
+    logging.lastResort = _Silent()
+    _chain_exception_hooks()
+    _chain_warnings()
+
+
+class _Silent(logging.Handler):
+    """A last resort that says nothing in a cell, and what it said before in a forked child that is none."""
+
+    _before = logging.lastResort
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        if current_emitter() is None and self._before is not None and record.levelno >= self._before.level:
+            return bool(self._before.handle(record))
+        return True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Never called: `handle` decides."""
+
+
+def _hooked_is_enabled_for(self: logging.Logger, level: int) -> bool:
+    emitter = current_emitter()
+    if emitter is not None and emitter.admits(level, self.name):
+        return True
+    return _is_enabled_for(self, level)
+
+
+def _hooked_handle(self: logging.Logger, record: logging.LogRecord) -> None:
+    emitter = current_emitter()
+    if emitter is not None:
+        _capture(emitter, record)
+        # From `_log` a record may have come only because roam wants it. A record that the program hands to `handle`
+        # itself was never subject to the logger's level.
+        if sys._getframe(1).f_code is _log_code and not _is_enabled_for(self, record.levelno):
+            return
+    _handle(self, record)
+
+
+def _hooked_basic_config(**kwargs: Any) -> None:
+    # `logging.warning()` and its family configure the root logger when it has no handler. Without arguments and from
+    # inside the module it is that; the line is printed by the host, so here it would be printed twice.
+    if not kwargs and current_emitter() is not None and sys._getframe(1).f_globals is vars(logging):
+        return
+    _basic_config(**kwargs)
+
+
+def _capture(emitter: Emitter, record: logging.LogRecord) -> None:
+    seen = emitter.words[_GENERATION]
+    if seen != emitter.generation:
+        seen = emitter.refresh()
+    if record.levelno < emitter.filter.threshold(record.name):
+        return
+    try:
+        message = record.getMessage()
+    except Exception:
+        # A format that does not fit its arguments; the program's own handlers report it in their way.
+        message = f"{record.msg!r} % {record.args!r}"
+    fields = {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+    if record.stack_info:
+        fields["stack_info"] = record.stack_info
+    exc_info = record.exc_info if record.exc_info and record.exc_info[1] is not None else None
+    emitter.event(record.levelno, record.name, message, fields, exc_info, seen)
+
+
+def _chain_exception_hooks() -> None:
+    except_hook, thread_hook, unraisable_hook = sys.excepthook, threading.excepthook, sys.unraisablehook
+
+    def on_exception(kind: type[BaseException], exc: BaseException, at: Any) -> None:
+        _report("uncaught exception", exc)
+        except_hook(kind, exc, at)
+
+    def on_thread_exception(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None and not issubclass(args.exc_type, SystemExit):
+            name = args.thread.name if args.thread is not None else "?"
+            _report(f"uncaught exception in thread {name}", args.exc_value)
+        thread_hook(args)
+
+    def on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+        if unraisable.exc_value is not None:
+            _report(unraisable.err_msg or "exception ignored", unraisable.exc_value)
+        unraisable_hook(unraisable)
+
+    sys.excepthook = on_exception
+    threading.excepthook = on_thread_exception
+    sys.unraisablehook = on_unraisable
+
+
+def _report(message: str, exc: BaseException) -> None:
+    emitter = current_emitter()
+    if emitter is not None and not isinstance(exc, SystemExit):
+        level = CRITICAL if message == "uncaught exception" else ERROR
+        emitter.report(level, message, exc, {})
+
+
+def _chain_warnings() -> None:
+    show = warnings.showwarning
+
+    def on_warning(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        emitter = current_emitter()
+        if emitter is not None and file is None:
+            seen = emitter.words[_GENERATION]
+            if seen != emitter.generation:
+                seen = emitter.refresh()
+            if emitter.filter.threshold("py.warnings") <= WARNING:
+                fields = {"category": category.__name__, "file": filename, "line": lineno}
+                try:
+                    emitter.event(WARNING, "py.warnings", str(message), fields, None, seen)
+                except Exception:
+                    emitter.writer.drop(LIFE, "unencodable")
+        show(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = on_warning

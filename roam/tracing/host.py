@@ -1,0 +1,421 @@
+"""The host: makes segments, collects what peers write, hands it on, keeps some of it.
+
+Ownership: a `TracingHost` owns its run directory, its segments and its threads (`roam-collector`, `roam-undertaker`,
+`roam-forwarder`); closing it leaves none of them. Threads: every method may be called from any thread. A host belongs
+to the process that made it; in a forked child it is inert. Failure: what cannot be made raises at the call, with
+nothing left behind.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fnmatch
+import itertools
+import os
+import platform
+import queue
+import secrets
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ..clock import ClockAnchor
+from ..errors import HostClosed
+from ..shm.doorbell import DoorbellPair
+from ..shm.layout import SegmentConfig
+from ..shm.reader import Chunk, Gap
+from ..shm.rundir import RunDirectory
+from ..shm.segment import Identity, MappedSegment, SegmentFile, boot_id, process_start_ticks
+from . import emitter as emitters
+from .collector import Collector
+from .config import ConfigResult, TracingConfig
+from .emitter import Emitter
+from .fanout import FanOut
+from .link import PeerLink
+from .peer import PeerOwner, Undertaker
+from .peers import PeerTable
+from .records import Peer, TaggedRecord
+from .statistics import HostStatistics
+from .subscription import Subscription
+
+__all__ = ["TracingHost"]
+
+VERSION = "0.1.0"
+CLOSE_TIMEOUT_S = 15.0
+
+undertaker: Undertaker | None = None
+"""Set by the layer above when it is imported, which `roam.TracingHost` sees to; without it there are no dumps."""
+
+_open_hosts: weakref.WeakSet[TracingHost] = weakref.WeakSet()
+
+
+class TracingHost:
+    """Collects the records of its peers.
+
+    `config` is what new peers start with. `segment` gives the sizes of their segments. `dump_dir` is where
+    post-mortems go, the user's state directory by default. `retain_bytes` is what is kept of one peer,
+    `retain_total_bytes` of all together, dead peers first to go. `forward` hands events to this process's `logging`.
+
+    Raises `NoSpace` where a segment does not fit, `DumpError` where no dump could be written, `RoamError` where no
+    run directory can be made.
+    """
+
+    def __init__(
+        self,
+        config: TracingConfig | None = None,
+        *,
+        segment: SegmentConfig | None = None,
+        dump_dir: str | os.PathLike[str] | None = None,
+        retain_bytes: int = 2 << 20,
+        retain_total_bytes: int = 256 << 20,
+        forward: bool = True,
+    ) -> None:
+        self._config = config or TracingConfig()
+        self._segment_config = segment or SegmentConfig()
+        if retain_bytes < self._segment_config.page_bytes or retain_total_bytes < retain_bytes:
+            raise ValueError(
+                f"TracingHost(retain_bytes={retain_bytes}, retain_total_bytes={retain_total_bytes}): "
+                "one peer needs at least a page, and all together at least what one may keep"
+            )
+        self._retain_bytes = retain_bytes
+        self.pid = os.getpid()
+        requested = Path(dump_dir) if dump_dir is not None else None
+        self.dump_dir = undertaker.prepare(requested) if undertaker is not None else requested
+        """Where post-mortems are written."""
+        self._ids = itertools.count()
+        self._lock = threading.Lock()
+        self._peers = PeerTable(retain_total_bytes)
+        self._state = "open"
+        self._run = RunDirectory.create()
+        self._graves: queue.SimpleQueue[PeerLink | None] = queue.SimpleQueue()
+        self._fan_out = FanOut(forward=forward, config=self._config)
+        self._collector = Collector(self._deliver, self._graves.put)
+        self._undertaker = threading.Thread(target=self._conclude_all, name="roam-undertaker", daemon=True)
+        self._undertaker.start()
+        self._emitter: Emitter | None = None
+        try:
+            self._own = self._make_own_peer()
+        except BaseException:
+            self._shut_down()
+            raise
+        _open_hosts.add(self)
+
+    # Peers.
+
+    def register_peer(self, name: str, *, owner: PeerOwner | None = None, in_process: bool = False) -> PeerLink:
+        """Reserve an id, a segment and everything else that a process needs to attach.
+
+        For a process that roam does not start, give its ticket to `subprocess.Popen(cmd, env=os.environ |
+        peer.ticket.environ, pass_fds=peer.ticket.fds)` and call `roam.init_cell_tracing()` there. `owner` is whoever
+        stands behind the peer; `in_process` takes memory instead of a file, for a peer in this process.
+        Raises `HostClosed`, `NoSpace` or `OSError`, with nothing left behind.
+        """
+        if not name:
+            raise ValueError("a peer needs a name of at least one character")
+        with self._lock:
+            if not self.is_open:
+                raise HostClosed("register_peer")
+            link = self._make_link(name, owner, in_process)
+            if owner is None and undertaker is not None and not in_process:
+                undertaker.adopt(link)
+            self._peers.add(link)
+        link.post_config(self._config)
+        if not self._collector.ask(lambda: self._collector.add(link), CLOSE_TIMEOUT_S):
+            raise HostClosed("register_peer")
+        return link
+
+    def started(self, link: PeerLink, pid: int, pidfd: int) -> None:
+        """The peer's process exists. The host owns `pidfd` from now on and watches it."""
+        link.peer = Peer(link.peer.peer_id, link.peer.epoch, link.peer.name, pid)
+        link.pidfd = pidfd
+        link.close_cell_end()
+        self._collector.call(lambda: self._collector.watch(link))
+
+    def abandon(self, link: PeerLink) -> None:
+        """The start failed before there was a process: remove everything of the peer."""
+        self._collector.ask(lambda: self._collector.remove(link), CLOSE_TIMEOUT_S)
+        self._peers.remove(link)
+        link.discard()
+        link.close()
+
+    def stir(self, link: PeerLink) -> None:
+        """Make the collector look at a peer now. Never blocks."""
+        self._collector.call(lambda: self._collector.stir(link))
+
+    @property
+    def config(self) -> TracingConfig:
+        """What new peers start with."""
+        return self._config
+
+    @property
+    def is_open(self) -> bool:
+        """Whether cells can be spawned and records arrive."""
+        return self._state == "open" and self.pid == os.getpid()
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the segments of this host's peers lie."""
+        return self._run.path
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """All peers that the host remembers, in the order of their ids. The host itself is peer 0."""
+        return tuple(link.peer for link in self._everybody)
+
+    @property
+    def cells(self) -> tuple[PeerOwner, ...]:
+        """The owners of living peers: `Cell` handles, mostly."""
+        return tuple(link.owner for link in self._peers.live if link.owner is not None)
+
+    # Records.
+
+    def subscribe(self, filter: str | None = None, *, capacity: int = 10_000, replay: bool = False) -> Subscription:
+        """A bounded stream of tagged records from all peers.
+
+        `filter` is a filter as in `TracingConfig`; None lets everything through that was captured and forwarded. With
+        `replay`, what the host still keeps comes first. When `capacity` records wait, the oldest are dropped and
+        counted. Raises `HostClosed`, `FilterError`, or `ValueError` for a capacity below 1.
+        """
+        if not self.is_open:
+            raise HostClosed("subscribe")
+        return self._fan_out.subscribe(filter, capacity, self._everybody if replay else ())
+
+    def records(self, *, cell: object = None, last: int | None = None) -> list[TaggedRecord]:
+        """What the host keeps, in time order: of one peer (a name, a `Cell`, a `Peer` or a peer id) or of all; the
+        `last` ones only, where given."""
+        links = self._everybody if cell is None else self._peers.named(cell)
+        found = [TaggedRecord(link.peer, record) for link in links for record in link.records()]
+        found.sort(key=lambda tagged: tagged.record.time_ns)
+        return found if last is None else found[max(0, len(found) - last) :]
+
+    def statistics(self) -> HostStatistics:
+        """The numbers of all peers at this moment."""
+        links = self._everybody
+        return HostStatistics(
+            peers={link.peer.peer_id: link.statistics() for link in links},
+            retained_bytes=self._own.retention.size_bytes + self._peers.retained_bytes,
+            evicted=self._own.retention.evicted + self._peers.evicted,
+            forwarding=self._fan_out.forwarding_statistics(),
+        )
+
+    def set_config(
+        self, config: TracingConfig, *, cells: str = "*", timeout: float = 1.0
+    ) -> dict[PeerOwner, ConfigResult]:
+        """Put a configuration in force at all living peers whose name matches the pattern `cells`, and for new ones
+        if it is `"*"`. Returns what became of it at each, after at most `timeout` seconds for all together.
+        Raises `ConfigTooLarge` or `HostClosed`."""
+        if not self.is_open:
+            raise HostClosed("set_config")
+        deadline = time.monotonic() + timeout
+        if cells == "*":
+            self._config = config
+            self._own.post_config(config)
+            self._fan_out.config = config
+        links = [link for link in self._peers.live if fnmatch.fnmatchcase(link.peer.name, cells)]
+        posted = [(link, link.post_config(config)) for link in links]
+        return {
+            link.owner: link.acknowledged(generation, deadline) for link, generation in posted if link.owner is not None
+        }
+
+    def flush_forwarding(self, timeout_s: float = 5.0) -> bool:
+        """Wait until this process's logging was offered everything collected so far; False if it is stuck."""
+        return self._fan_out.flush_forwarding(timeout_s)
+
+    # The end.
+
+    def close(self) -> None:
+        """Stop the cells, drain, write what is due, and leave no process, thread, descriptor or file. Idempotent."""
+        if self.pid != os.getpid():
+            return
+        with self._lock:
+            if self._state != "open":
+                return
+            self._state = "closing"
+        links = self._peers.live
+        enders = [
+            threading.Thread(target=link.owner.end, name="roam-ender", daemon=True)
+            for link in links
+            if link.owner is not None and not link.concluded.is_set()
+        ]
+        for ender in enders:
+            ender.start()
+        for ender in enders:
+            ender.join()
+        for link in links:
+            # What still lives was not started by roam: it goes on, and its records end here.
+            if link.pidfd < 0 or not link.concluded.wait(CLOSE_TIMEOUT_S):
+                self.release(link)
+        self._shut_down()
+
+    def release(self, link: PeerLink) -> None:
+        """Take what a peer has written so far, and let go of it without an end."""
+        if link.concluded.is_set():
+            return
+        self._collector.ask(lambda: self._drain_last(link), CLOSE_TIMEOUT_S)
+        self._peers.bury(link)
+        link.discard()
+        link.close()
+
+    def _drain_last(self, link: PeerLink) -> None:
+        self._collector.remove(link)
+        self._collector.drain(link)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _shut_down(self) -> None:
+        if self._emitter is not None and emitters.current_emitter() is self._emitter:
+            emitters.install(None)
+        self._graves.put(None)
+        self._undertaker.join()
+        own = getattr(self, "_own", None)
+        if own is not None:
+            self._collector.ask(lambda: self._drain_last(own), CLOSE_TIMEOUT_S)
+        self._collector.close()
+        self._fan_out.close()
+        if own is not None:
+            own.discard()
+            own.close()
+        self._run.remove()
+        self._state = "closed"
+
+    def forget(self) -> None:
+        """In a forked child: close this host's ends of everything, touch nothing else."""
+        if self._state == "open":
+            self._state = "forked"
+            if emitters.current_emitter() is self._emitter:
+                emitters.install(None)
+            for link in [self._own, *self._peers.live]:
+                if link.peer.pid is not None:
+                    link.forget()
+            self._collector.forget()
+            self._run.forget()
+
+    # Inside.
+
+    def _make_own_peer(self) -> PeerLink:
+        """Peer 0: this process, with a segment of its own, so that `roam.info` here is collected like any cell's."""
+        link = self._make_link("host", None, False)
+        link.post_config(self._config)
+        link.peer = Peer(0, link.peer.epoch, "host", self.pid)
+        emitter = Emitter(MappedSegment(link.segment.fd), ring=self._ring_own)
+        if emitters.current_emitter() is None:
+            self._emitter = emitter
+            emitters.install(emitter)
+        self._collector.ask(lambda: self._collector.add(link), CLOSE_TIMEOUT_S)
+        return link
+
+    @property
+    def _everybody(self) -> list[PeerLink]:
+        return [self._own, *self._peers.all]
+
+    def _ring_own(self) -> None:
+        own = getattr(self, "_own", None)
+        if own is not None:
+            self.stir(own)
+
+    def _make_link(self, name: str, owner: PeerOwner | None, in_process: bool) -> PeerLink:
+        peer = Peer(next(self._ids), 1, name, self.pid if in_process else None)
+        identity = Identity(
+            peer_id=peer.peer_id,
+            epoch=peer.epoch,
+            name=name,
+            nonce=secrets.token_bytes(16),
+            host_pid=self.pid,
+            host_start_ticks=process_start_ticks(self.pid),
+            boot_id=boot_id(),
+            anchor=ClockAnchor.now(),
+            roam_version=VERSION,
+            python_version=platform.python_version(),
+        )
+        stem = self._run.new_stem(peer.peer_id)
+        path = self._run.path / f"{stem}.segment"
+        if in_process:
+            segment = SegmentFile.create_anonymous(self._segment_config, identity)
+        else:
+            segment = SegmentFile.create(path, self._segment_config, identity)
+        fault_path = self._run.path / f"{stem}.fault"
+        fault_fd = -1
+        doorbell = None
+        try:
+            if peer.peer_id and not in_process:
+                flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                fault_fd = os.open(fault_path, flags, 0o600)
+                doorbell = DoorbellPair.create()
+        except OSError:
+            segment.close()
+            path.unlink(missing_ok=True)
+            fault_path.unlink(missing_ok=True)
+            if fault_fd >= 0:
+                os.close(fault_fd)
+            raise
+        return PeerLink(
+            peer=peer,
+            segment=segment,
+            doorbell=doorbell,
+            fault_fd=fault_fd,
+            run_path=self._run.path,
+            stem=stem,
+            owner=owner,
+            keeper=self,
+            retain_bytes=self._retain_bytes,
+        )
+
+    def _deliver(self, link: PeerLink, items: list[Chunk | Gap], final: bool) -> None:
+        """Collector thread: hand on what was read."""
+        if link.peer.pid is None:
+            self._welcome(link)
+        self._fan_out.deliver(link, items, final)
+        if items:
+            self._peers.trim()
+
+    def _welcome(self, link: PeerLink) -> None:
+        """A process that roam did not start has attached: watch it from now on."""
+        pid = link.claimed_pid()
+        if not pid:
+            return
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            # Gone already, or a number that is none: the doorbell's end of file has to do.
+            return
+        link.peer = Peer(link.peer.peer_id, link.peer.epoch, link.peer.name, pid)
+        link.pidfd = pidfd
+        link.close_cell_end()
+        self._collector.watch(link)
+
+    def _conclude_all(self) -> None:
+        """The second thread: owners conclude here, so that the collector never waits for a disk."""
+        while (link := self._graves.get()) is not None:
+            try:
+                remains = link.remains()
+                if link.owner is not None:
+                    link.owner.conclude(remains)
+                else:
+                    link.discard()
+            except Exception:
+                sys.excepthook(*sys.exc_info())
+            finally:
+                self._peers.bury(link)
+                link.close()
+
+
+def _forget_hosts() -> None:
+    for host in list(_open_hosts):
+        host.forget()
+
+
+def _close_hosts() -> None:
+    for host in list(_open_hosts):
+        host.close()
+
+
+os.register_at_fork(after_in_child=_forget_hosts)
+atexit.register(_close_hosts)

@@ -1,0 +1,124 @@
+"""Reading a segment as a whole: its words, numbers, open spans and the files beside it. For the host and for `offline`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..exit import Stage
+from ..shm.layout import CAUSES, LANES, StatusWord, dropped_word
+from ..shm.reader import RingReader
+from ..shm.segment import SegmentFile
+from ..shm.spans import read_open_spans
+from .peer import OpenSpan, open_span_of
+from .statistics import LaneStatistics, PeerStatistics
+
+__all__ = [
+    "FAULT_LIMIT_BYTES",
+    "STDERR_LIMIT_BYTES",
+    "header_of",
+    "lane_statistics",
+    "open_spans_of",
+    "peer_statistics",
+    "read_fault_text",
+    "read_tail",
+    "result_length_of",
+    "stage_of",
+    "status_word",
+]
+
+FAULT_LIMIT_BYTES = 1 << 20
+STDERR_LIMIT_BYTES = 64 * 1024
+
+
+def status_word(words: list[int], index: int) -> int:
+    """A word of `SegmentFile.status_words` by its index from the start of the segment."""
+    return words[index - StatusWord.STATE]
+
+
+def lane_statistics(readers: list[RingReader], words: list[int]) -> dict[str, LaneStatistics]:
+    """The accounting identity's numbers of all lanes, each measured on its own."""
+    lanes = {}
+    for lane, (name, reader) in enumerate(zip(LANES, readers, strict=True)):
+        measured = reader.measure()
+        counts = {cause: status_word(words, dropped_word(lane, index)) for index, cause in enumerate(CAUSES)}
+        lanes[name] = LaneStatistics(
+            emitted=measured.emitted,
+            delivered=reader.delivered,
+            lost=reader.lost + measured.overwritten,
+            resident=measured.resident,
+            dropped={cause: count for cause, count in counts.items() if count},
+        )
+    return lanes
+
+
+def open_spans_of(segment: SegmentFile, now_ns: int) -> tuple[list[OpenSpan], int]:
+    """The open-span table, decoded, outermost first, and how many slots were torn. `now_ns` is monotonic."""
+    bodies, torn = read_open_spans(segment.read, offset=segment.geometry.spans_offset, slots=segment.config.span_slots)
+    spans = []
+    for body in bodies:
+        span = open_span_of(body, segment.identity.anchor, now_ns)
+        if span is None:
+            torn += 1
+        else:
+            spans.append(span)
+    return spans, torn
+
+
+def peer_statistics(
+    readers: list[RingReader], words: list[int], *, torn: int = 0, retained_bytes: int = 0, evicted: int = 0
+) -> PeerStatistics:
+    """All numbers of a peer, from its readers and a copy of its status words."""
+    return PeerStatistics(
+        lanes=lane_statistics(readers, words),
+        spans_torn=torn,
+        spans_overflowed=status_word(words, StatusWord.SPANS_OVERFLOWED),
+        retained_bytes=retained_bytes,
+        evicted=evicted,
+    )
+
+
+def stage_of(words: list[int]) -> Stage:
+    """How far the cell says it has come; the last stage for a number that is none."""
+    return Stage(min(status_word(words, StatusWord.STAGE), Stage.EXIT))
+
+
+def result_length_of(words: list[int]) -> int | None:
+    """Length of the finished result in bytes, None while there is none."""
+    word = status_word(words, StatusWord.RESULT)
+    return word - 1 if word else None
+
+
+def header_of(segment: SegmentFile) -> dict[str, str | int]:
+    """What the segment says of its maker."""
+    identity = segment.identity
+    return {
+        "host_pid": identity.host_pid,
+        "host_start_ticks": identity.host_start_ticks,
+        "boot_id": identity.boot_id.hex(),
+        "roam_version": identity.roam_version,
+        "python_version": identity.python_version,
+    }
+
+
+def read_tail(path: Path, limit_bytes: int) -> bytes:
+    """The last bytes of a regular file; nothing if it is not there or is something else."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    try:
+        size = os.fstat(fd).st_size
+        return os.pread(fd, limit_bytes, max(0, size - limit_bytes))
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def read_fault_text(fd: int) -> bytes:
+    """What a fault file holds, up to `FAULT_LIMIT_BYTES`; nothing where it cannot be read."""
+    try:
+        return os.pread(fd, FAULT_LIMIT_BYTES, 0)
+    except OSError:
+        return b""

@@ -1,0 +1,367 @@
+"""The host's end of one peer: its segment, what was read from it, and what is kept of that.
+
+Ownership: made and removed by `TracingHost`. Threads: the collector reads; any thread may ask for records, spans or
+numbers, under the link's lock. Failure: damaged or truncated segments become counted losses.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Protocol
+
+from ..clock import ClockAnchor
+from ..exit import CellExit, Stage
+from ..shm.doorbell import DoorbellPair
+from ..shm.layout import CAUSES, LANES, HostWord, StatusWord, announced_word, dropped_word
+from ..shm.mailbox import MailboxWriter
+from ..shm.reader import Chunk, Gap
+from ..shm.segment import SegmentFile
+from ..ticket import SpawnTicket
+from .config import ConfigResult, TracingConfig
+from .inspection import (
+    STDERR_LIMIT_BYTES,
+    header_of,
+    open_spans_of,
+    peer_statistics,
+    read_fault_text,
+    read_tail,
+    result_length_of,
+    stage_of,
+    status_word,
+)
+from .peer import OpenSpan, PeerOwner, Remains, decode_chunks, lost_of
+from .records import Lost, Peer, Record
+from .retention import Retention
+from .statistics import PeerStatistics
+
+__all__ = ["LinkKeeper", "PeerLink"]
+
+
+class LinkKeeper(Protocol):
+    """The host, as its links need it."""
+
+    def started(self, link: PeerLink, pid: int, pidfd: int) -> None:
+        """See `PeerLink.started`."""
+        ...
+
+    def abandon(self, link: PeerLink) -> None:
+        """See `PeerLink.abandon`."""
+        ...
+
+    def release(self, link: PeerLink) -> None:
+        """See `PeerLink.release`."""
+        ...
+
+    def flush_forwarding(self, timeout_s: float) -> bool:
+        """See `PeerLink.flush_forwarding`."""
+        ...
+
+    def stir(self, link: PeerLink) -> None:
+        """See `PeerLink.stir`."""
+        ...
+
+
+class PeerLink:
+    """One peer as its host sees it; what `TracingHost.register_peer` returns."""
+
+    def __init__(
+        self,
+        *,
+        peer: Peer,
+        segment: SegmentFile,
+        doorbell: DoorbellPair | None,
+        fault_fd: int,
+        run_path: Path,
+        stem: str,
+        owner: PeerOwner | None,
+        keeper: LinkKeeper,
+        retain_bytes: int,
+    ) -> None:
+        self.peer = peer
+        self.segment = segment
+        self.run_path = run_path
+        self.stem = stem
+        self.owner = owner
+        self._keeper = keeper
+        self.doorbell_fd = doorbell.host_fd if doorbell is not None else -1
+        self._cell_fd = doorbell.cell_fd if doorbell is not None else -1
+        self._fault_fd = fault_fd
+        self.pidfd = -1
+        self.concluded = threading.Event()
+        """Set once the owner has concluded and everything was closed."""
+        self.quiet_polls = 0
+        self.heartbeat = 0
+        self.held: list[Record] = []
+        """Records that were read, and wait one poll for older ones of another lane."""
+        self.offered_seq = [0] * len(LANES)
+        """Per lane, the sequence below which everything was offered to subscribers or is in `held`."""
+        self._parks = 0
+        self._mailbox = MailboxWriter(segment.write)
+        self._config = TracingConfig("info")
+        self._lock = threading.RLock()
+        self._readers = segment.lane_readers()
+        self.retention = Retention(retain_bytes, segment.geometry.lane_pages)
+        self._last: tuple[PeerStatistics, list[OpenSpan], list[int]] | None = None
+
+    # What the launcher needs.
+
+    @property
+    def ticket(self) -> SpawnTicket:
+        """The descriptors a process needs to attach, as numbered in this process."""
+        return SpawnTicket(self.segment.fd, self._cell_fd, self._fault_fd, self.segment.identity.nonce.hex())
+
+    def started(self, pid: int, pidfd: int) -> None:
+        """The process exists. The host owns `pidfd` from now on and watches it."""
+        self._keeper.started(self, pid, pidfd)
+
+    def abandon(self) -> None:
+        """There will be no process: remove everything of the peer."""
+        self._keeper.abandon(self)
+
+    def release(self) -> None:
+        """Take what the peer has written so far and let go of it, whether its process lives or not."""
+        self._keeper.release(self)
+
+    def stir(self) -> None:
+        """Ring for this peer, from inside the host's process. Never blocks."""
+        self._keeper.stir(self)
+
+    def flush_forwarding(self, timeout_s: float = 5.0) -> bool:
+        """Wait until the host's logging was offered all that was collected; False if that took longer."""
+        return self._keeper.flush_forwarding(timeout_s)
+
+    def join(self, timeout: float | None = None) -> CellExit | None:
+        """Wait until the peer's end is concluded; None when `timeout` seconds have passed."""
+        return self.exit if self.concluded.wait(timeout) else None
+
+    @property
+    def exit(self) -> CellExit | None:
+        """How the process ended; None while it lives."""
+        return self.owner.exit if self.owner is not None else None
+
+    @property
+    def dump_path(self) -> Path | None:
+        """The post-mortem file, where there is one."""
+        return self.owner.dump_path if self.owner is not None else None
+
+    @property
+    def anchor(self) -> ClockAnchor:
+        """Turns the peer's monotonic times into wall time."""
+        return self.segment.identity.anchor
+
+    def close_cell_end(self) -> None:
+        """The process has its own copy of the doorbell now; only then does its death close the socket."""
+        with self._lock:
+            if self._cell_fd >= 0:
+                os.close(self._cell_fd)
+                self._cell_fd = -1
+
+    # What the collector does.
+
+    def collect(self, *, final: bool = False) -> list[Chunk | Gap]:
+        """Copy what is new in all lanes, keep it, and tell the cell how far the host has come."""
+        found: list[Chunk | Gap] = []
+        with self._lock:
+            if self.segment.fd < 0:
+                return found
+            # Read before the lanes: every record up to this time is in one of them now.
+            self.heartbeat = self.segment.word(StatusWord.HEARTBEAT)
+            for lane, reader in enumerate(self._readers):
+                items = reader.poll(final=final)
+                if items:
+                    found.extend(items)
+                    self.segment.store_word(HostWord.TAKEN + lane, reader.next_seq)
+            self._keep(found)
+        return found
+
+    def _keep(self, items: list[Chunk | Gap]) -> None:
+        now_ns = time.time_ns()
+        for index, item in enumerate(items):
+            if isinstance(item, Chunk):
+                self.retention.keep(item)
+            else:
+                self.retention.lose(lost_of(item, self._time_of_gap(items, index, now_ns)))
+
+    def _time_of_gap(self, items: list[Chunk | Gap], index: int, now_ns: int) -> int:
+        """Just before the record that follows the gap, so that it sorts into its place."""
+        for item in items[index + 1 :]:
+            if isinstance(item, Chunk):
+                for _, monotonic_ns, _ in item:
+                    return self.anchor.to_wall_ns(monotonic_ns) - 1
+        return now_ns
+
+    def gap_record(self, items: list[Chunk | Gap], index: int) -> Lost:
+        """The `Lost` for the gap at `index` of what `collect` returned."""
+        item = items[index]
+        assert isinstance(item, Gap)
+        return lost_of(item, self._time_of_gap(items, index, time.time_ns()))
+
+    def arm(self) -> None:
+        """Ask the cell to ring once, with its next record."""
+        with self._lock:
+            if self.segment.fd >= 0:
+                self._parks += 1
+                # Pairs with the cell's load after its commit; the scan that follows closes the window between.
+                self.segment.store_word(HostWord.PARKED, self._parks)
+
+    def has_stirred(self) -> bool:
+        """Whether the cell's heartbeat moved since the last poll: one read, for peers that sleep."""
+        with self._lock:
+            return self.segment.fd >= 0 and self.segment.word(StatusWord.HEARTBEAT) != self.heartbeat
+
+    def claimed_pid(self) -> int:
+        """The process id that the cell has written, 0 before it attached."""
+        return self.segment.word(StatusWord.PID)
+
+    def unannounced(self) -> list[Lost]:
+        """What the cell dropped and could not announce any more, for the end of its stream."""
+        words = self.segment.status_words()
+        found = []
+        for lane, name in enumerate(LANES):
+            for index, cause in enumerate(CAUSES):
+                dropped = status_word(words, dropped_word(lane, index))
+                announced = status_word(words, announced_word(lane, index))
+                if dropped > announced:
+                    found.append(Lost(name, None, dropped - announced, cause, time.time_ns()))
+        for lost in found:
+            self.retention.lose(lost)
+        return found
+
+    # What handles ask.
+
+    @property
+    def stage(self) -> Stage:
+        """How far the cell says it has come."""
+        return stage_of(self._words())
+
+    @property
+    def result_length(self) -> int | None:
+        """Length of the finished result in bytes, None while there is none."""
+        return result_length_of(self._words())
+
+    def records(self, last: int | None = None) -> list[Record]:
+        """What is kept of the peer's records, in time order; the `last` ones only, where given."""
+        chunks, lost = self.retention.snapshot()
+        found = decode_chunks(chunks, lost, self.anchor)
+        return found if last is None else found[max(0, len(found) - last) :]
+
+    def open_spans(self) -> list[OpenSpan]:
+        """The spans that are open just now, or were when the peer died."""
+        with self._lock:
+            if self._last is not None:
+                return self._last[1]
+            return open_spans_of(self.segment, time.monotonic_ns())[0]
+
+    def statistics(self) -> PeerStatistics:
+        """The accounting identity's numbers at this moment."""
+        with self._lock:
+            if self._last is not None:
+                return self._last[0]
+            return self._measure(self.segment.status_words(), 0)
+
+    def post_config(self, config: TracingConfig) -> int:
+        """Put a configuration in force; returns its generation. Raises `ConfigTooLarge`."""
+        with self._lock:
+            self._config = config
+            if self.segment.fd < 0:
+                return self._mailbox.generation
+            return self._mailbox.post(config.to_bytes())
+
+    @property
+    def config(self) -> TracingConfig:
+        """The configuration in force."""
+        return self._config
+
+    def acknowledged(self, generation: int, deadline: float) -> ConfigResult:
+        """Wait until the cell judges by `generation`, until `deadline` on `time.monotonic`."""
+        pause = 0.0005
+        while True:
+            if status_word(self._words(), StatusWord.ACKNOWLEDGED) >= generation:
+                return ConfigResult(generation, True)
+            if time.monotonic() >= deadline or self._last is not None:
+                return ConfigResult(generation, False)
+            time.sleep(pause)
+            pause = min(pause * 2, 0.02)
+
+    def set_config(self, config: TracingConfig, timeout: float) -> ConfigResult:
+        """Post a configuration and wait up to `timeout` seconds for the cell to acknowledge it."""
+        return self.acknowledged(self.post_config(config), time.monotonic() + timeout)
+
+    def request_stop(self) -> None:
+        """Set the word that `roam.current_cell().stopping` reads."""
+        with self._lock:
+            if self.segment.fd >= 0:
+                self.segment.store_word(HostWord.STOP, 1)
+
+    # The end.
+
+    def remains(self) -> Remains:
+        """Everything that is left, after the final drain."""
+        now_ns = time.monotonic_ns()
+        with self._lock:
+            words = self.segment.status_words()
+            spans, torn = open_spans_of(self.segment, now_ns)
+            statistics = self._measure(words, torn)
+            self._last = (statistics, spans, words)
+            chunks, lost = self.retention.snapshot()
+        return Remains(
+            peer=self.peer,
+            anchor=self.anchor,
+            chunks=chunks,
+            lost=lost,
+            open_spans=spans,
+            statistics=statistics,
+            stage=stage_of(words),
+            config=str(self._config.capture),
+            died_ns=self.anchor.to_wall_ns(now_ns),
+            fault_text=read_fault_text(self._fault_fd),
+            stderr_tail=read_tail(self.run_path / f"{self.stem}.stderr", STDERR_LIMIT_BYTES),
+            header=header_of(self.segment),
+            segment_path=self.segment.path,
+            result_length=result_length_of(words),
+            cpu_ns=status_word(words, StatusWord.CPU_NS) or None,
+            max_rss_bytes=status_word(words, StatusWord.MAX_RSS) or None,
+            said_goodbye=status_word(words, StatusWord.STATE) == 2,
+        )
+
+    def _measure(self, words: list[int], torn: int) -> PeerStatistics:
+        kept = self.retention
+        return peer_statistics(self._readers, words, torn=torn, retained_bytes=kept.size_bytes, evicted=kept.evicted)
+
+    def _words(self) -> list[int]:
+        with self._lock:
+            return self._last[2] if self._last is not None else self.segment.status_words()
+
+    def discard(self) -> None:
+        """Remove the peer's files: its evidence is safe elsewhere, or nobody wants it."""
+        with self._lock:
+            if self._last is None and self.segment.fd >= 0:
+                self.remains()
+        for suffix in ("segment", "fault", "stderr"):
+            (self.run_path / f"{self.stem}.{suffix}").unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close every descriptor; the files stay unless `discard` removed them."""
+        with self._lock:
+            if self._last is None and self.segment.fd >= 0:
+                self.remains()
+            self.close_cell_end()
+            for fd in (self.doorbell_fd, self._fault_fd, self.pidfd):
+                if fd >= 0:
+                    os.close(fd)
+            self.doorbell_fd = self._fault_fd = self.pidfd = -1
+            self.segment.close()
+        self.concluded.set()
+
+    def forget(self) -> None:
+        """In a forked child of the host: close the descriptors, touch nothing else."""
+        for fd in (self.doorbell_fd, self._cell_fd, self._fault_fd, self.pidfd, self.segment.fd):
+            if fd >= 0:
+                try:
+                    os.close(fd)
+                except OSError:
+                    continue
+        self.doorbell_fd = self._cell_fd = self._fault_fd = self.pidfd = self.segment.fd = -1

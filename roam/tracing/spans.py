@@ -1,0 +1,258 @@
+"""Spans: periods with a parent, written when they begin and when they end, and listed while they are open."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from _thread import get_ident
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextvars import Token
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar, cast
+
+from ..exit import ExceptionText
+from ..shm.layout import HostWord
+from . import emitter as emitters
+from .codec import describe_exception, encode_span_close, encode_span_enter, encode_span_exit
+from .emitter import Emitter, SpanContext, active_span
+from .records import INFO
+
+__all__ = ["Span", "instrument", "open_span"]
+
+_GENERATION = int(HostWord.GENERATION)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Span:
+    """One period. Enter it with `with`, once; records made inside, also in tasks started inside, belong to it.
+
+    Threads: a span is entered and left in one context; `record` may be called from any thread. A span that the filter
+    does not let through does nothing.
+    """
+
+    __slots__ = (
+        "_context",
+        "_emitter",
+        "_fields",
+        "_parent",
+        "_recorded",
+        "_slot",
+        "_started_ns",
+        "_token",
+        "name",
+        "target",
+    )
+
+    def __init__(self, emitter: Emitter | None, target: str, name: str, fields: dict[str, Any]) -> None:
+        self._emitter = emitter
+        self.target = "__main__" if target == "__mp_main__" else target
+        self.name = name
+        """What the span is called."""
+        self._fields = fields
+        self._recorded: dict[str, Any] = {}
+        self._slot = -1
+        self._token: Token[SpanContext | None] | None = None
+
+    def __enter__(self) -> Self:
+        emitter = self._emitter
+        if emitter is None:
+            return self
+        if self._token is not None:
+            raise RuntimeError(
+                f"span {self.name!r} is already entered; make a new one with roam.span() for each `with`"
+            )
+        seen = _seen(emitter)
+        self._parent = parent = active_span.get() or emitter.root
+        self._context = context = SpanContext(emitter.new_span_id(), parent.trace_id)
+        record, body = emitter.open_body(INFO, self.target, self.name, self._fields, context, parent.span_id)
+        self._started_ns = started_ns = time.monotonic_ns()
+        self._token = active_span.set(context)
+        self._slot = emitter.open_spans.open(body, started_ns)
+        emitter.write_span(INFO, self.target, record, seen)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None) -> None:
+        emitter = self._emitter
+        if emitter is None:
+            return
+        emitter.open_spans.close(self._slot)
+        self._slot = -1
+        self.leave()
+        exception = None
+        if exc is not None:
+            described = describe_exception(exc)
+            # The traceback belongs to whoever reports the exception; a span says only what ended it.
+            exception = ExceptionText(described.type, described.message, "")
+        payload = encode_span_close(
+            INFO,
+            self.target,
+            self.name,
+            self._recorded,
+            get_ident(),
+            self._context.span_id,
+            self._context.trace_id,
+            self._parent.span_id,
+            time.monotonic_ns() - self._started_ns,
+            exception,
+            limit_bytes=emitter.record_bytes,
+        )
+        emitter.write_span(INFO, self.target, payload, _seen(emitter))
+
+    def record(self, **fields: Any) -> None:
+        """Add fields, which a death shows with the open span, and its end otherwise."""
+        emitter = self._emitter
+        if emitter is None:
+            return
+        self._recorded.update(fields)
+        if self._slot >= 0:
+            merged = {**self._fields, **self._recorded}
+            _, body = emitter.open_body(INFO, self.target, self.name, merged, self._context, self._parent.span_id)
+            emitter.open_spans.rewrite(self._slot, body, self._started_ns)
+
+    def leave(self) -> None:
+        """Make the outer span the active one again."""
+        token, self._token = self._token, None
+        if token is not None:
+            try:
+                active_span.reset(token)
+            except ValueError:
+                # Entered in another context, as generators do that are closed by the garbage collector.
+                active_span.set(None if self._emitter is None or self._parent == self._emitter.root else self._parent)
+
+    def suspend(self) -> None:
+        """A generator yields: say so, and make the outer span the active one."""
+        if self._emitter is not None:
+            self.leave()
+            self._mark(encode_span_exit)
+
+    def resume(self) -> None:
+        """The generator goes on."""
+        if self._emitter is not None:
+            self._token = active_span.set(self._context)
+            self._mark(_encode_reentry)
+
+    def _mark(self, encode: Callable[..., bytes | None]) -> None:
+        emitter = self._emitter
+        assert emitter is not None
+        payload = encode(
+            INFO,
+            self.target,
+            self.name,
+            get_ident(),
+            self._context.span_id,
+            self._context.trace_id,
+            self._parent.span_id,
+            limit_bytes=emitter.record_bytes,
+        )
+        emitter.write_span(INFO, self.target, payload, _seen(emitter))
+
+
+def _encode_reentry(level: int, target: str, name: str, *ids: Any, limit_bytes: int) -> bytes | None:
+    return encode_span_enter(level, target, name, {}, *ids, limit_bytes=limit_bytes)
+
+
+def _seen(emitter: Emitter) -> int:
+    seen = emitter.words[_GENERATION]
+    return seen if seen == emitter.generation else emitter.refresh()
+
+
+def open_span(emitter: Emitter | None, target: str, name: str, fields: dict[str, Any]) -> Span:
+    """A span that is live if there is an emitter and its filter lets INFO of `target` through."""
+    if emitter is not None and not emitter.admits(INFO, target):
+        emitter = None
+    return Span(emitter, target, name, fields)
+
+
+def instrument(function: Callable[P, R]) -> Callable[P, R]:
+    """Run each call of a function in a span of its name.
+
+    Works for functions, coroutine functions, generators and asynchronous generators; a generator's span is left at
+    each `yield` and entered again when it goes on. Raises `TypeError` for anything that is not callable.
+    """
+    if not callable(function):
+        raise TypeError(f"instrument decorates a function, not {type(function).__name__}")
+    name = getattr(function, "__qualname__", repr(function))
+    target = getattr(function, "__module__", None) or "?"
+
+    def span() -> Span:
+        return open_span(emitters.current_emitter(), target, name, {})
+
+    if inspect.isasyncgenfunction(function):
+        wrapper: Callable[..., Any] = _around_async_generator(function, span)
+    elif inspect.isgeneratorfunction(function):
+        wrapper = _around_generator(function, span)
+    elif inspect.iscoroutinefunction(function):
+
+        async def in_coroutine(*args: Any, **kwargs: Any) -> Any:
+            with span():
+                return await cast("Any", function)(*args, **kwargs)
+
+        wrapper = in_coroutine
+    else:
+
+        def in_function(*args: Any, **kwargs: Any) -> Any:
+            with span():
+                return function(*args, **kwargs)
+
+        wrapper = in_function
+    return cast("Callable[P, R]", functools.wraps(function)(wrapper))
+
+
+def _around_generator(
+    function: Callable[..., Any], span: Callable[[], Span]
+) -> Callable[..., Generator[Any, Any, Any]]:
+    def in_generator(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        with span() as entered:
+            inner = function(*args, **kwargs)
+            step: Callable[[], Any] = functools.partial(next, inner)
+            while True:
+                try:
+                    value = step()
+                except StopIteration as stop:
+                    return stop.value
+                entered.suspend()
+                try:
+                    sent = yield value
+                except GeneratorExit:
+                    entered.resume()
+                    inner.close()
+                    raise
+                except BaseException as exc:
+                    entered.resume()
+                    step = functools.partial(inner.throw, exc)
+                else:
+                    entered.resume()
+                    step = functools.partial(inner.send, sent)
+
+    return in_generator
+
+
+def _around_async_generator(
+    function: Callable[..., Any], span: Callable[[], Span]
+) -> Callable[..., AsyncGenerator[Any, Any]]:
+    async def in_generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        with span() as entered:
+            inner = function(*args, **kwargs)
+            step: Callable[[], Any] = inner.__anext__
+            while True:
+                try:
+                    value = await step()
+                except StopAsyncIteration:
+                    return
+                entered.suspend()
+                try:
+                    sent = yield value
+                except GeneratorExit:
+                    entered.resume()
+                    await inner.aclose()
+                    raise
+                except BaseException as exc:
+                    entered.resume()
+                    step = functools.partial(inner.athrow, exc)
+                else:
+                    entered.resume()
+                    step = functools.partial(inner.asend, sent)
+
+    return in_generator

@@ -1,0 +1,157 @@
+"""A subscriber's own bounded queue of tagged records.
+
+Threads: the collector offers, any thread or event loop receives. A subscriber that is slow, or never reads, loses its
+own oldest records, which are counted, and nobody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Self
+
+from .filter import Filter
+from .records import Dropped, Lost, Record, TaggedRecord
+from .statistics import SubscriptionStatistics
+
+__all__ = ["Subscription"]
+
+
+class Subscription:
+    """What `TracingHost.subscribe` returns: an iterator, an asynchronous iterator and a context manager.
+
+    Iteration ends when the subscription is closed, or its host is and everything was received.
+    """
+
+    def __init__(self, filter: Filter | None, capacity: int, forget: Callable[[Subscription], None]) -> None:
+        self._filter = filter
+        self._capacity = capacity
+        self._forget = forget
+        self._queue: deque[TaggedRecord] = deque()
+        self._ready = threading.Condition(threading.Lock())
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._closed = False
+        self._offered = self._received = self._dropped = 0
+
+    @property
+    def lowest(self) -> int:
+        """No record below this level is wanted."""
+        return 0 if self._filter is None else self._filter.lowest
+
+    def wants(self, record: Record) -> bool:
+        """Whether the filter lets a record pass. Notices of loss always do."""
+        return (
+            self._filter is None
+            or isinstance(record, (Lost, Dropped))
+            or record.level >= self._filter.threshold(record.target)
+        )
+
+    def offer(self, records: Iterable[TaggedRecord]) -> None:
+        """Queue those records that pass the filter; the oldest go when the queue is full. Never blocks."""
+        wanted = list(records) if self._filter is None else [tagged for tagged in records if self.wants(tagged.record)]
+        if not wanted:
+            return
+        with self._ready:
+            if self._closed:
+                return
+            queue = self._queue
+            self._offered += len(wanted)
+            queue.extend(wanted)
+            excess = len(queue) - self._capacity
+            if excess > 0:
+                # r[impl trace.subscription.bounded]
+                self._dropped += excess
+                for _ in range(excess):
+                    queue.popleft()
+            self._wake()
+
+    def get(self, timeout: float | None = None) -> TaggedRecord | None:
+        """The next record; None when `timeout` seconds passed without one, or the stream has ended."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._ready:
+            while not self._queue:
+                if self._closed:
+                    return None
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return None
+                self._ready.wait(left)
+            self._received += 1
+            return self._queue.popleft()
+
+    def __iter__(self) -> Subscription:
+        return self
+
+    def __next__(self) -> TaggedRecord:
+        tagged = self.get()
+        if tagged is None:
+            raise StopIteration
+        return tagged
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> TaggedRecord:
+        while True:
+            with self._ready:
+                if self._queue:
+                    self._received += 1
+                    return self._queue.popleft()
+                if self._closed:
+                    raise StopAsyncIteration
+                loop = asyncio.get_running_loop()
+                arrival: asyncio.Future[None] = loop.create_future()
+                entry = (loop, arrival)
+                self._waiting.append(entry)
+            try:
+                await arrival
+            finally:
+                with self._ready:
+                    if entry in self._waiting:
+                        self._waiting.remove(entry)
+
+    def statistics(self) -> SubscriptionStatistics:
+        """`offered == received + dropped_by_queue + queued`, at any moment."""
+        with self._ready:
+            return SubscriptionStatistics(
+                offered=self._offered,
+                received=self._received,
+                dropped_by_queue=self._dropped,
+                queued=len(self._queue),
+            )
+
+    def end(self) -> None:
+        """The host ends: what is queued can still be received, then iteration ends."""
+        with self._ready:
+            self._closed = True
+            self._wake()
+
+    def close(self) -> None:
+        """End the subscription. What is queued stays readable by `get`; nothing more is offered."""
+        self._forget(self)
+        self.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _wake(self) -> None:
+        self._ready.notify_all()
+        waiting, self._waiting = self._waiting, []
+        for loop, arrival in waiting:
+            try:
+                loop.call_soon_threadsafe(_arrive, arrival)
+            except RuntimeError:
+                # The loop is closed; nobody waits there any more.
+                continue
+
+
+def _arrive(arrival: asyncio.Future[None]) -> None:
+    if not arrival.done():
+        arrival.set_result(None)

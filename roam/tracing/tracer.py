@@ -1,0 +1,161 @@
+"""What programs call: `roam.info("decoded", size=123)` and tracers bound to a target."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Protocol
+
+from ..shm.layout import HostWord
+from . import emitter as emitters
+from .emitter import Emitter, ExceptionArgument
+from .records import CRITICAL, DEBUG, ERROR, INFO, TRACE, WARNING
+from .spans import Span, open_span
+
+__all__ = [
+    "LogFunction",
+    "Tracer",
+    "critical",
+    "debug",
+    "error",
+    "event",
+    "get_tracer",
+    "info",
+    "span",
+    "trace",
+    "warning",
+]
+
+_GENERATION = int(HostWord.GENERATION)
+_emitter: Emitter | None = None
+
+
+def _use(emitter: Emitter | None) -> None:
+    global _emitter
+    _emitter = emitter
+
+
+emitters.on_install(_use)
+
+
+class LogFunction(Protocol):
+    """`roam.info` and its family.
+
+    `message` is positional-only and is the text of the record. Every keyword is a field, except `exc_info`, which
+    means what it means in `logging`. Returns nothing and raises nothing; any thread may call it. In a process
+    that is neither a host nor a cell it does nothing.
+    """
+
+    def __call__(self, message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
+        """Write a record."""
+
+
+def event(level: int, message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
+    """Write a record of any level, with the caller's module as its target. See `LogFunction`."""
+    emitter = _emitter
+    if emitter is not None:
+        _judge(emitter, level, sys._getframe(1).f_globals.get("__name__", "?"), message, fields, exc_info)
+
+
+def _judge(
+    emitter: Emitter, level: int, target: str, message: object, fields: dict[str, Any], exc_info: ExceptionArgument
+) -> None:
+    seen = emitter.words[_GENERATION]
+    if seen != emitter.generation:
+        seen = emitter.refresh()
+    if level >= emitter.filter.threshold(target):
+        emitter.event(level, target, message, fields, exc_info, seen)
+
+
+def _module_function(name: str, level: int) -> LogFunction:
+    # One frame and one dictionary lookup are all that a filtered-out call pays beyond the call itself, which is why
+    # the check stands here and not in a helper.
+    def log(message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
+        emitter = _emitter
+        if emitter is None:
+            return
+        target = sys._getframe(1).f_globals.get("__name__", "?")
+        seen = emitter.words[_GENERATION]
+        if seen != emitter.generation:
+            seen = emitter.refresh()
+        threshold = emitter.thresholds.get(target)
+        if threshold is None:
+            threshold = emitter.filter.threshold(target)
+        if level >= threshold:
+            emitter.event(level, target, message, fields, exc_info, seen)
+
+    log.__name__ = log.__qualname__ = name
+    log.__doc__ = f"Write a record of level {name.upper()}, with the caller's module as its target. See `LogFunction`."
+    return log
+
+
+trace: LogFunction = _module_function("trace", TRACE)
+debug: LogFunction = _module_function("debug", DEBUG)
+info: LogFunction = _module_function("info", INFO)
+warning: LogFunction = _module_function("warning", WARNING)
+error: LogFunction = _module_function("error", ERROR)
+critical: LogFunction = _module_function("critical", CRITICAL)
+
+
+def span(name: str, /, **fields: Any) -> Span:
+    """A span for `with`, named `name`, in the caller's module. `with roam.span("resize", width=n) as span: …`."""
+    return open_span(_emitter, sys._getframe(1).f_globals.get("__name__", "?"), name, fields)
+
+
+class Tracer:
+    """The same calls with a target of their own. Threads: any. Make one with `get_tracer`."""
+
+    __slots__ = ("target",)
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        """The name that filters and records know it by."""
+
+    def event(self, level: int, message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
+        """Write a record of any level."""
+        if _emitter is not None:
+            _judge(_emitter, level, self.target, message, fields, exc_info)
+
+    def trace(self, message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
+        """Write a record of level TRACE."""
+        if _emitter is not None:
+            _judge(_emitter, TRACE, self.target, message, fields, exc_info)
+
+    def debug(self, message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
+        """Write a record of level DEBUG."""
+        if _emitter is not None:
+            _judge(_emitter, DEBUG, self.target, message, fields, exc_info)
+
+    def info(self, message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
+        """Write a record of level INFO."""
+        if _emitter is not None:
+            _judge(_emitter, INFO, self.target, message, fields, exc_info)
+
+    def warning(self, message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
+        """Write a record of level WARNING."""
+        if _emitter is not None:
+            _judge(_emitter, WARNING, self.target, message, fields, exc_info)
+
+    def error(self, message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
+        """Write a record of level ERROR."""
+        if _emitter is not None:
+            _judge(_emitter, ERROR, self.target, message, fields, exc_info)
+
+    def critical(self, message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
+        """Write a record of level CRITICAL."""
+        if _emitter is not None:
+            _judge(_emitter, CRITICAL, self.target, message, fields, exc_info)
+
+    def span(self, name: str, /, **fields: Any) -> Span:
+        """A span for `with`."""
+        return open_span(_emitter, self.target, name, fields)
+
+    def is_enabled(self, level: int) -> bool:
+        """Whether a record of that level would be written just now."""
+        return _emitter is not None and _emitter.admits(level, self.target)
+
+
+def get_tracer(target: str) -> Tracer:
+    """A tracer whose records have `target`. Raises `TypeError` if it is not a string."""
+    if not isinstance(target, str):
+        raise TypeError(f"a target is a dotted name, not {type(target).__name__}")
+    return Tracer(target)
