@@ -1,0 +1,51 @@
+"""What `faulthandler` wrote when a cell died by a fatal signal, read back."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+__all__ = ["CrashSite", "crash_site", "fatal_error"]
+
+_FATAL = "Fatal Python error: "
+_FRAME = re.compile(r'  File (?:"(.*)"|\?\?\?), line (\d{1,9}|\?\?\?) in (.+)')
+_SECTION = re.compile(r"(Current thread|Thread|Stack)\b.*most recent call first\):")
+_MOST_LINES = 20_000
+_LONGEST_ERROR = 500
+
+
+class CrashSite(NamedTuple):
+    """The innermost Python frame of the thread that died. What `faulthandler` could not tell is None or `???`."""
+
+    file: str
+    line: int | None
+    function: str
+
+
+def fatal_error(text: str) -> str | None:
+    """What the last fatal error in `text` was, such as `Segmentation fault`, or None where there was none."""
+    start = text.rfind(_FATAL)
+    return None if start < 0 else text[start + len(_FATAL) :].partition("\n")[0][:_LONGEST_ERROR]
+
+
+def crash_site(text: str) -> CrashSite | None:
+    """Where the last fatal error in `text` happened, or None where the text does not say.
+
+    Tolerant of any text: it comes from a process that was dying, or lying.
+    """
+    # Stacks that were asked for while the cell still ran may stand before; only a fatal error names the culprit.
+    start = text.rfind(_FATAL)
+    if start < 0:
+        return None
+    is_current = False
+    for line in text[start:].split("\n", _MOST_LINES)[:_MOST_LINES]:
+        section = _SECTION.match(line)
+        if section is not None:
+            if is_current:
+                return None
+            # "Stack" stands where faulthandler was told to show one thread only.
+            is_current = section[1] != "Thread"
+        elif is_current and (frame := _FRAME.fullmatch(line)) is not None:
+            file, number, function = frame.groups()
+            return CrashSite(file or "???", int(number) if number.isdecimal() else None, function)
+    return None
