@@ -13,7 +13,7 @@ General layout; an arrow means "may import", and nothing points up::
      ▼
     shm                     words, layout (the ABI), segment, ring         standard library only
      ▼
-    errors  clock  exit  ticket
+    errors  clock  stage  exit  ticket
 
 A record goes one way: `tracing.tracer` judges it, `tracing.codec` makes bytes, `shm.writer` commits them to the cell's
 segment; on the host `tracing.collector` wakes, `shm.reader` copies and validates, `tracing.fanout` decodes and hands

@@ -5,25 +5,10 @@ from __future__ import annotations
 import enum
 import signal as signals
 from dataclasses import dataclass
-from typing import NamedTuple
 
-__all__ = ["CellExit", "ExceptionText", "ExitKind", "Stage", "signal_name"]
+from .stage import ExceptionText, Stage
 
-
-class Stage(enum.IntEnum):
-    """How far a cell had come. The number is the stage word of the segment; the cell stores it as each stage begins."""
-
-    EXEC = 0
-    BOOTSTRAP = 1
-    IMPORT_MAIN = 2
-    UNPICKLE = 3
-    RUN = 4
-    EXIT = 5
-
-    @property
-    def label(self) -> str:
-        """The name used in texts: `exec`, `bootstrap`, `import_main`, `unpickle`, `run`, `exit`."""
-        return self.name.lower()
+__all__ = ["CellExit", "ExitKind", "signal_name"]
 
 
 class ExitKind(enum.StrEnum):
@@ -45,14 +30,6 @@ class ExitKind(enum.StrEnum):
     """A signal that the host sent."""
     LOST = "lost"
     """The process is gone and nobody can say how."""
-
-
-class ExceptionText(NamedTuple):
-    """An exception as text, bounded and safe to keep: qualified type name, message, formatted traceback."""
-
-    type: str
-    message: str
-    traceback: str
 
 
 def signal_name(number: int) -> str:

@@ -7,7 +7,7 @@ child that inherits them. It carries no path: a cell gets its segment by inherit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .errors import TicketError
 
@@ -17,8 +17,7 @@ VARIABLE = "ROAM_TICKET"
 _FORMAT = "1"
 
 
-@dataclass(frozen=True, slots=True)
-class SpawnTicket:
+class SpawnTicket(NamedTuple):
     """What a process needs to attach: inherited descriptors, and the nonce that proves they are the right ones."""
 
     segment_fd: int

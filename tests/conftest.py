@@ -15,7 +15,7 @@ import pytest
 
 from tests.support import SESSION_VARIABLE, Inventory
 
-PATIENCE_S = 5.0
+PATIENCE_S = 3.0
 """How long a test may take to let go of its processes, threads, descriptors and files."""
 
 

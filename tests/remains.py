@@ -7,11 +7,12 @@ from typing import Any
 from zlib import crc32
 
 from roam.clock import ClockAnchor
-from roam.exit import CellExit, ExceptionText, ExitKind, Stage
+from roam.exit import CellExit, ExitKind
 from roam.shm.layout import BULK, LANES, LIFE, VITAL
 from roam.shm.reader import Chunk, RingReader
 from roam.shm.ring import RingWriter
 from roam.shm.words import words_of
+from roam.stage import ExceptionText, Stage
 from roam.tracing.codec import encode_event, encode_span_close, encode_span_enter, encode_span_exit
 from roam.tracing.peer import OpenSpan, Remains
 from roam.tracing.records import Lost, Peer

@@ -261,7 +261,7 @@ CELL = """
 import os, signal, socket, sys
 from pathlib import Path
 from roam.clock import ClockAnchor
-from roam.exit import Stage
+from roam.stage import Stage
 from roam.shm.layout import SegmentConfig
 from roam.shm.segment import Identity, SegmentFile, boot_id, process_start_ticks
 from roam.ticket import SpawnTicket

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from roam.exit import ExceptionText
+from roam.stage import ExceptionText
 from roam.tracing import codec, normalise, records
 from roam.tracing.draft import wire_level
 from tests import strategies
@@ -216,7 +216,7 @@ class Level(enum.IntEnum):
         ({1: "a", "1": "b"}, {"1": "a", "1#1": "b"}, 2),
         ({None: 1, b"k": 2}, {"None": 1, "b'k'": 2}, 2),
         ("a\udc80b", "a\\udc80b", 0),
-        (strategies.Hostile(SystemExit), "<repr failed: SystemExit>", 2),
+        (strategies.Hostile(GeneratorExit), "<repr failed: GeneratorExit>", 2),
         (strategies.Lying(7), "<repr failed: TypeError>", 2),
         (strategies.recursive_list(), [1, "<recursive>"], 2),
         (strategies.deep(9), [[[[[[[["<too deep>"]]]]]]]], 2),
@@ -259,12 +259,15 @@ def test_a_message_that_is_no_text_is_converted() -> None:
     assert decoded(event(strategies.hostile_subclass(str)("text"))).message == "text"
 
 
-def test_a_keyboard_interrupt_passes_through() -> None:
-    """The user's Ctrl-C is never swallowed."""
-    with pytest.raises(KeyboardInterrupt):
-        event(fields={"k": strategies.Hostile(KeyboardInterrupt)})
-    with pytest.raises(KeyboardInterrupt):
-        event(strategies.Hostile(KeyboardInterrupt))
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_program_passes_through(kind: type[BaseException]) -> None:
+    """The user's Ctrl-C, and an exit from a signal handler, are never swallowed."""
+    with pytest.raises(kind):
+        event(fields={"k": strategies.Hostile(kind)})
+    with pytest.raises(kind):
+        event(strategies.Hostile(kind))
+    with pytest.raises(kind):
+        wire_level(strategies.Hostile(kind))
 
 
 def test_a_container_changed_meanwhile_is_marked() -> None:

@@ -94,7 +94,7 @@ def test_exceptions_with_hostile_attributes_are_described() -> None:
 
     class Broken(Exception):
         def __str__(self) -> str:
-            raise SystemExit(3)
+            raise GeneratorExit(3)
 
         def __getattribute__(self, name: str) -> Any:
             raise RuntimeError(name)
@@ -104,7 +104,7 @@ def test_exceptions_with_hostile_attributes_are_described() -> None:
             raise RuntimeError("cause")
 
     text = codec.describe_exception(raised(Broken()))
-    assert text.message == "<str failed: SystemExit>"
+    assert text.message == "<str failed: GeneratorExit>"
     assert text.type.endswith("Broken")
     assert text.traceback
 

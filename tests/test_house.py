@@ -29,7 +29,7 @@ LAYERS = (
     {"roam.postmortem"},
     {"roam.tracing"},
     {"roam.shm"},
-    {"roam.errors", "roam.clock", "roam.exit", "roam.ticket"},
+    {"roam.errors", "roam.clock", "roam.stage", "roam.exit", "roam.ticket"},
 )
 """From the top down; a module imports from its own layer and those below. `roam` itself is the lazy facade."""
 

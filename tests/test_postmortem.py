@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from roam.errors import DumpError
-from roam.exit import CellExit, ExceptionText, ExitKind, Stage
+from roam.exit import CellExit, ExitKind
 from roam.postmortem import PostMortem, check_dump_dir, default_dump_dir, load, write
 from roam.postmortem.directory import newest_dump
 from roam.postmortem.document import document, json_text
@@ -26,6 +26,7 @@ from roam.postmortem.stacks import crash_site
 from roam.postmortem.units import calendar, duration, size
 from roam.shm.layout import BULK
 from roam.shm.reader import Chunk
+from roam.stage import ExceptionText, Stage
 from roam.tracing.records import Lost
 from roam.tracing.statistics import LaneStatistics, PeerStatistics
 from tests.remains import (
@@ -524,19 +525,42 @@ def test_the_text_tells_the_story_in_order():
 
 
 def test_an_exception_stands_last():
-    """The target's own traceback comes after everything else, line by line behind a bar."""
+    """The target's own traceback comes after everything else, line by line behind a bar, and is not told twice."""
     exception = ExceptionText("ValueError", "no\nfile", "Traceback:\n  File x\nValueError: no\nfile")
+    other = ExceptionText("KeyError", "key", "Traceback:\n  File y\nKeyError: key")
     pm = PostMortem.of(
-        make_remains([event(40, "failed", exception=exception)]),
+        make_remains([event(40, "failed", exception=other), event(50, "uncaught", exception=exception)]),
         make_exit(kind=ExitKind.RAISED, signal=None, exception=exception, verdict="raised", evidence=()),
         {},
     )
 
-    assert pm.render().endswith(
+    text = pm.render()
+
+    assert text.endswith(
         "\nexception\n  | Traceback:\n  |   File x\n  | ValueError: no\n  | file\n\n"
         'cell "parser" ValueError: no\nverdict: raised\n'
     )
-    assert "      | Traceback:\n      |   File x\n" in pm.render()
+    assert "app  failed\n      | Traceback:\n      |   File y\n      | KeyError: key\n" in text
+    assert "app  uncaught\n      (the traceback stands at the end)\n" in text
+    assert text.count("File x") == 1
+
+
+def test_paths_that_lead_nowhere_are_not_shown():
+    """The segment is named where it is all there is; once there is a dump, it is gone."""
+    pm = crashed()
+    kept = pm.render()
+    pm.path = Path("/dumps/1.roam")
+
+    assert f"\n  segment {pm.segment_path}\n" in kept
+    assert "\n  dump /dumps/1.roam\n\n" in pm.render()
+
+
+def test_facts_are_short():
+    """Of numbers that only tell an order of magnitude two decimals are shown, and of empty lists nothing."""
+    text = PostMortem.of(make_remains(), make_exit(), {"machine_load": [0.123456, 1.0], "host_steps": []}).render()
+
+    assert re.search(r"^  machine load +\[0\.12, 1\.0\]$", text, re.MULTILINE)
+    assert "host steps" not in text
 
 
 def test_losses_are_told_by_lane_and_cause():

@@ -35,7 +35,13 @@ class Doorbell:
     def ring(self) -> None:
         """Wake the host."""
         try:
-            os.write(self._fd, b"!")
+            # Borrowed for one call. `os.write` would raise SIGPIPE in a program that took back its default when the
+            # host is gone, and would write into a file that got the number of a doorbell closed by the program.
+            bell = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, self._fd)
+            try:
+                bell.send(b"!", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            finally:
+                bell.detach()
         except OSError:
             # Full: it is awake. Broken: it is gone. Closed by the program: it looks by itself soon.
             return

@@ -7,55 +7,17 @@ every loop is bounded by the geometry that was known when the reader was made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
-from zlib import crc32
 
-from .layout import PAGE_HEAD, PAGE_HEAD_BYTES, RECORD_HEAD, RECORD_HEAD_BYTES, SEAL
+from .chunk import Chunk, Gap, page_records
+from .layout import PAGE_HEAD, PAGE_HEAD_BYTES, RECORD_HEAD_BYTES
 
 __all__ = ["Chunk", "Gap", "LaneMeasure", "RingReader", "page_records"]
 
-_unpack_head = RECORD_HEAD.unpack_from
-_pack_seal = SEAL.pack
-
 RETRIES = 20
 """How many polls a damaged record of a living cell is given to heal before it counts as corrupt."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Consecutive, validated records of one page, as raw bytes."""
-
-    lane: int
-    page_no: int
-    first_seq: int
-    count: int
-    data: bytes
-
-    def __iter__(self) -> Iterator[tuple[int, int, bytes]]:
-        """`(sequence, monotonic_ns, payload)` of each record, oldest first. Safe for any `data`: it stops where a record does not fit."""
-        data = self.data
-        position, size = 0, len(data)
-        for seq in range(self.first_seq, self.first_seq + min(self.count, size // RECORD_HEAD_BYTES)):
-            if position + RECORD_HEAD_BYTES > size:
-                return
-            length, _, time_ns = _unpack_head(data, position)
-            stop = position + RECORD_HEAD_BYTES + length
-            if stop > size:
-                return
-            yield seq, time_ns, data[position + RECORD_HEAD_BYTES : stop]
-            position = (stop + 7) & ~7
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """Records that will never be delivered: `count` from `first_seq` on, and why (`overwritten` or `corrupt`)."""
-
-    lane: int
-    first_seq: int
-    count: int
-    cause: str
 
 
 class LaneMeasure(NamedTuple):
@@ -67,45 +29,28 @@ class LaneMeasure(NamedTuple):
     overwritten: int
 
 
-def page_records(data: bytes, first_seq: int, count: int, page_no: int) -> tuple[list[tuple[int, int, int, int]], int]:
-    """Validate the bytes of `count` records.
+class _Head(NamedTuple):
+    """A page header as it was read."""
 
-    Returns the sound runs as `(first_seq, count, start, stop)` and how many of `count` are in none of them. A record
-    with a wrong checksum but a possible length is stepped over; an impossible length ends the walk.
-    """
-    view = memoryview(data)
-    size = len(data)
-    runs: list[tuple[int, int, int, int]] = []
-    position = start = sound = 0
-    run_first = seq = first_seq
-    for seq in range(first_seq, first_seq + count):
-        body = position + RECORD_HEAD_BYTES
-        if body > size:
-            break
-        length, crc, time_ns = _unpack_head(view, position)
-        stop = body + length
-        if stop > size:
-            break
-        following = (stop + 7) & ~7
-        if crc32(_pack_seal(time_ns, length, seq, page_no), crc32(view[body:stop])) != crc:
-            if seq > run_first:
-                runs.append((run_first, seq - run_first, start, position))
-            run_first, start = seq + 1, following
-        else:
-            sound += 1
-        position = following
-    else:
-        seq = first_seq + count
-    if seq > run_first:
-        runs.append((run_first, seq - run_first, start, position))
-    return runs, count - sound
+    page_no: int
+    first_seq: int
+    records: int
+    end: int
+
+
+class _Survivors(NamedTuple):
+    """Pages that could be gone on with, by number; `doubtful` are those without a sound record."""
+
+    fresh: deque[_Head]
+    doubtful: deque[_Head]
+    newest_page_no: int
 
 
 class RingReader:
     """Reads one lane from first to last, or from what is left of it.
 
     `read(offset, size)` returns that part of the segment, or fewer bytes where the file has become shorter. It is
-    called for one page header or one page's new records at a time, never more than `4 * page_count + 16` times a poll.
+    called for one page header or one page's records at a time, at most `16 * page_count + 32` times a poll.
     """
 
     def __init__(
@@ -129,7 +74,12 @@ class RingReader:
         self._position = PAGE_HEAD_BYTES
         self._index = 0
         self._retries = 0
+        # How often the page to go on with was not there, and which page was found unsound how often.
+        self._absences = 0
+        self._doubted_page_no = self._doubts = 0
         self._resumes_left = 0
+        self._survivors: _Survivors | None = None
+        self._has_begun = False
         self.next_seq = first_seq
         """The sequence below which everything was delivered or counted as lost."""
         self.delivered = 0
@@ -142,8 +92,9 @@ class RingReader:
         time to heal.
         """
         found: list[Chunk | Gap] = []
-        self._resumes_left = self._page_count if final else 2
-        for _ in range(2 * self._page_count + 4):
+        self._resumes_left = self._page_count + 1 if final else 2
+        self._survivors = None
+        for _ in range((2 if final else 1) * self._page_count + 4):
             if not self._step(found, final):
                 break
         return found
@@ -151,51 +102,67 @@ class RingReader:
     def _step(self, found: list[Chunk | Gap], final: bool) -> bool:
         """Take what there is at the position; True if it moved and there may be more."""
         head = self._read_head(self._page_no)
-        if head is None or head[0] != self._page_no:
-            return self._resume(found, final)
-        _, first_seq, count, end = head
-        if not self._is_sound(first_seq, count, end):
-            return self._give_up(first_seq, count, found, final)
-        if count > self._index:
-            data = self._read(self._base(self._page_no) + self._position, end - self._position)
+        if head is None or head.page_no != self._page_no:
+            # Gone, or not there yet.
+            return self._resume(found, final) if self._has_begun else self._on_absence(head, found, final)
+        if not self._is_sound(head):
+            return self._give_up(head, found, final)
+        if head.records > self._index:
+            data = self._read(self._base(self._page_no) + self._position, head.end - self._position)
             again = self._read_head(self._page_no)
             # r[impl shm.page.copy] A page that was turned during the copy is not this page any more.
-            if again is None or again[0] != self._page_no:
+            if again is None or again.page_no != self._page_no:
                 return self._resume(found, final)
-            if not self._take(data, count - self._index, end, found, final):
+            if not self._take(data, head, found, final):
                 return False
         return self._advance(found, final)
 
-    def _take(self, data: bytes, count: int, end: int, found: list[Chunk | Gap], final: bool) -> bool:
+    def _take(self, data: bytes, head: _Head, found: list[Chunk | Gap], final: bool) -> bool:
+        count = head.records - self._index
         runs, missing = page_records(data, self.next_seq, count, self._page_no)
         if missing and not final and self._retries < RETRIES:
             self._retries += 1
             return False
         self._retries = 0
         stop_seq = self.next_seq + count
+        # Where the records end, by themselves; the header's word only counts where the last of them is damaged.
+        is_last_sound = bool(runs) and runs[-1][0] + runs[-1][1] == stop_seq
+        self._position = self._position + runs[-1][3] if is_last_sound else head.end
+        self._has_begun = True
+        self._index = head.records
         for first_seq, run_count, start, stop in runs:
             self._skip_to(first_seq, "corrupt", found)
             found.append(Chunk(self._lane, self._page_no, first_seq, run_count, data[start:stop]))
             self.delivered += run_count
             self.next_seq = first_seq + run_count
         self._skip_to(stop_seq, "corrupt", found)
-        self._position, self._index = end, self._index + count
         return True
 
     def _advance(self, found: list[Chunk | Gap], final: bool) -> bool:
         """Go to the next page if this one is finished; True if there is something to read there or here."""
         following = self._read_head(self._page_no + 1)
-        if following is None or following[0] < self._page_no + 1:
-            return False
-        if following[0] > self._page_no + 1:
-            return self._resume(found, final)
-        if following[1] == self.next_seq:
-            self._enter(self._page_no + 1)
+        if following is None or following.page_no != self._page_no + 1:
+            return self._on_absence(following, found, final)
+        if following.first_seq == self.next_seq:
+            self._enter(following.page_no)
             return True
         # The page got more records before it was turned, or its successor lies about where it begins.
         head = self._read_head(self._page_no)
-        if head is not None and head[0] == self._page_no and head[2] > self._index:
+        if head is not None and head.page_no == self._page_no and head.records > self._index:
             return True
+        return self._resume(found, final)
+
+    def _on_absence(self, head: _Head | None, found: list[Chunk | Gap], final: bool) -> bool:
+        """Another page is where the next records should be: a newer one, or, most of the time, an older one or none.
+
+        The latter is how a lane looks that has nothing new; only now and then it is worth a look at all pages,
+        because it is also how a damaged page number looks.
+        """
+        if not final and (head is None or head.page_no <= self._page_no):
+            self._absences += 1
+            if self._absences < RETRIES:
+                return False
+        self._absences = 0
         return self._resume(found, final)
 
     def _resume(self, found: list[Chunk | Gap], final: bool) -> bool:
@@ -204,41 +171,76 @@ class RingReader:
         if not self._resumes_left:
             return False
         self._resumes_left -= 1
-        best: tuple[int, int] | None = None
-        for slot in range(self._page_count):
-            head = self._read_slot(slot)
-            if head is None:
-                continue
-            page_no, first_seq, count, end = head
-            if page_no <= self._page_no or (page_no - 1) % self._page_count != slot:
-                continue
-            if (
-                first_seq < self.next_seq
-                or not PAGE_HEAD_BYTES <= end <= self._page_bytes
-                or count > self._most_records
-            ):
-                continue
-            if best is None or page_no < best[0]:
-                best = (page_no, first_seq)
-        if best is None or not (final or self._begins_soundly(*best)):
+        if final and self._survivors is not None:
+            survivors = self._survivors
+        else:
+            heads = self._survey()
+            self._survivors = survivors = _Survivors(
+                deque(heads), deque(), max((head.page_no for head in heads), default=0)
+            )
+        best = self._choose_finally(survivors) if final else self._choose(survivors)
+        if best is None:
             return False
-        self._skip_to(best[1], "overwritten", found)
-        self._enter(best[0])
+        if not final:
+            best = self._oldest_up_to(best)
+        was_lapped = survivors.newest_page_no >= best.page_no - 2 + self._page_count
+        self._skip_to(best.first_seq, "overwritten" if was_lapped else "corrupt", found)
+        self._enter(best.page_no)
         return True
 
-    def _begins_soundly(self, page_no: int, first_seq: int) -> bool:
-        """Whether the page's first record carries the checksum of exactly this sequence and page."""
-        start = self._base(page_no) + PAGE_HEAD_BYTES
-        head = self._read(start, RECORD_HEAD_BYTES)
-        if len(head) < RECORD_HEAD_BYTES:
-            return False
-        length = _unpack_head(head, 0)[0]
-        if length > self._page_bytes - PAGE_HEAD_BYTES - RECORD_HEAD_BYTES:
-            return False
-        runs, _ = page_records(self._read(start, RECORD_HEAD_BYTES + length), first_seq, 1, page_no)
-        return bool(runs)
+    def _choose(self, survivors: _Survivors) -> _Head | None:
+        """The oldest page that can be believed. One that cannot is given time, like a damaged record, then left out."""
+        for head in survivors.fresh:
+            if head.page_no <= self._page_no or head.first_seq < self.next_seq:
+                continue
+            if self._has_sound_record(head):
+                return head
+            if not head.records and head.page_no == survivors.newest_page_no:
+                return None
+            if head.page_no > self._doubted_page_no:
+                self._doubted_page_no, self._doubts = head.page_no, 0
+            if head.page_no == self._doubted_page_no and self._doubts < RETRIES:
+                self._doubts += 1
+                # Look again with the next poll.
+                self._retries = self._absences = RETRIES
+                return None
+        return None
 
-    def _give_up(self, first_seq: int, count: int, found: list[Chunk | Gap], final: bool) -> bool:
+    def _oldest_up_to(self, best: _Head) -> _Head:
+        """`best`, or the oldest of the pages directly before it: while the headers were read one by one the writer may
+        have turned some whose slots had been read before."""
+        for _ in range(self._page_count):
+            head = self._read_head(best.page_no - 1)
+            if (
+                head is None
+                or head.page_no != best.page_no - 1
+                or head.page_no <= self._page_no
+                or head.first_seq < self.next_seq
+                or head.first_seq + head.records != best.first_seq
+                or not self._has_sound_record(head)
+            ):
+                break
+            best = head
+        return best
+
+    def _choose_finally(self, survivors: _Survivors) -> _Head | None:
+        """The oldest page with a sound record, then what is left: no page is looked at twice."""
+        for queue in (survivors.fresh, survivors.doubtful):
+            while queue:
+                head = queue.popleft()
+                if head.page_no <= self._page_no or head.first_seq < self.next_seq:
+                    continue
+                if queue is survivors.doubtful or self._has_sound_record(head):
+                    return head
+                survivors.doubtful.append(head)
+        return None
+
+    def _has_sound_record(self, head: _Head) -> bool:
+        """Whether any record of the page carries the checksum of exactly its sequence and page."""
+        data = self._read(self._base(head.page_no) + PAGE_HEAD_BYTES, head.end - PAGE_HEAD_BYTES)
+        return bool(page_records(data, head.first_seq, head.records, head.page_no)[0])
+
+    def _give_up(self, head: _Head, found: list[Chunk | Gap], final: bool) -> bool:
         """The page's header contradicts what was read from it before, or itself."""
         if not final and self._retries < RETRIES:
             self._retries += 1
@@ -246,9 +248,11 @@ class RingReader:
         self._retries = 0
         if self._resume(found, final):
             return True
-        if final and first_seq + self._index == self.next_seq and self._index < count <= self._most_records:
+        begins_here = head.first_seq + self._index == self.next_seq
+        if final and begins_here and self._index < head.records <= self._most_records:
             # The count is possible although the bytes cannot be used, and no later page says otherwise.
-            self._skip_to(first_seq + count, "corrupt", found)
+            self._index = head.records
+            self._skip_to(head.first_seq + head.records, "corrupt", found)
         return False
 
     def _skip_to(self, seq: int, cause: str, found: list[Chunk | Gap]) -> None:
@@ -259,56 +263,72 @@ class RingReader:
             self.next_seq = seq
 
     def _enter(self, page_no: int) -> None:
-        self._page_no, self._position, self._index, self._retries = page_no, PAGE_HEAD_BYTES, 0, 0
+        self._has_begun = True
+        self._page_no, self._position, self._index = page_no, PAGE_HEAD_BYTES, 0
+        self._retries = self._absences = 0
 
-    def _is_sound(self, first_seq: int, count: int, end: int) -> bool:
+    def _is_sound(self, head: _Head) -> bool:
         return (
-            first_seq + self._index == self.next_seq
-            and self._index <= count <= self._most_records
-            and self._position <= end <= self._page_bytes
-            and end % 8 == 0
-            and (count > self._index) == (end > self._position)
+            head.first_seq + self._index == self.next_seq
+            and self._index <= head.records <= self._most_records
+            and self._position <= head.end <= self._page_bytes
+            and head.end % 8 == 0
+            and (head.records > self._index) == (head.end > self._position)
         )
 
     def measure(self) -> LaneMeasure:
         """Read the page headers once and say what they claim. Exact while nobody writes, and for the moment of its
         newest commit word otherwise."""
-        pages: dict[int, tuple[int, int]] = {}
+        heads = self._survey()
+        if not heads:
+            return LaneMeasure(self.next_seq, 0, 0)
+        emitted = max(heads[-1].first_seq + heads[-1].records, self.next_seq)
+        resident = 0
+        later: _Head | None = None
+        for head in reversed(heads):
+            stop_seq = head.first_seq + head.records
+            if later is not None:
+                if head.first_seq > later.first_seq:
+                    continue
+                # A header may have been read before the page's last records were written; the next page knows better.
+                stop_seq = later.first_seq if later.page_no == head.page_no + 1 else min(stop_seq, later.first_seq)
+            resident += max(0, stop_seq - max(head.first_seq, self.next_seq))
+            later = head
+        return LaneMeasure(emitted, resident, emitted - self.next_seq - resident)
+
+    def _survey(self) -> list[_Head]:
+        """The headers, by page number, of the page at the position and the pages after it that can be what they say.
+
+        From the position's page to another one every page holds at least one record, and at most so many as fit.
+        """
+        heads = []
+        position_seq = self.next_seq - self._index
         for slot in range(self._page_count):
             head = self._read_slot(slot)
             if head is None:
                 continue
-            page_no, first_seq, count, end = head
+            ahead = head.page_no - self._page_no
             if (
-                page_no
-                and (page_no - 1) % self._page_count == slot
-                and count <= self._most_records
-                and end <= self._page_bytes
+                ahead >= 0
+                and (head.page_no - 1) % self._page_count == slot
+                and ahead <= head.first_seq - position_seq <= ahead * self._most_records
+                and head.records <= self._most_records
+                and PAGE_HEAD_BYTES <= head.end <= self._page_bytes
             ):
-                pages[page_no] = (first_seq, count)
-        if not pages:
-            return LaneMeasure(self.next_seq, 0, 0)
-        newest = max(pages)
-        emitted = pages[newest][0] + pages[newest][1]
-        resident, page_no, oldest_seq = 0, newest, emitted
-        # Back from the newest page, as long as each page ends where its successor begins.
-        while page_no in pages and pages[page_no][0] + pages[page_no][1] == oldest_seq and oldest_seq > self.next_seq:
-            first_seq, count = pages[page_no]
-            resident += min(count, max(0, oldest_seq - self.next_seq))
-            oldest_seq = first_seq
-            page_no -= 1
-        return LaneMeasure(max(emitted, self.next_seq), resident, max(0, oldest_seq - self.next_seq))
+                heads.append(head)
+        heads.sort()
+        return heads
 
     def _base(self, page_no: int) -> int:
         return self._offset + (page_no - 1) % self._page_count * self._page_bytes
 
-    def _read_head(self, page_no: int) -> tuple[int, int, int, int] | None:
+    def _read_head(self, page_no: int) -> _Head | None:
         return self._read_slot((page_no - 1) % self._page_count)
 
-    def _read_slot(self, slot: int) -> tuple[int, int, int, int] | None:
-        """`(page_no, first_seq, count, end)` of a slot, None where the file is too short."""
+    def _read_slot(self, slot: int) -> _Head | None:
+        """The header of a slot, None where the file is too short."""
         raw = self._read(self._offset + slot * self._page_bytes, PAGE_HEAD_BYTES)
         if len(raw) < PAGE_HEAD_BYTES:
             return None
         page_no, first_seq, commit = PAGE_HEAD.unpack(raw)
-        return page_no, first_seq, commit >> 32, commit & 0xFFFFFFFF
+        return _Head(page_no, first_seq, commit >> 32, commit & 0xFFFFFFFF)

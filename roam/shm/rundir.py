@@ -44,14 +44,7 @@ class RunDirectory:
         """Make a new directory, mode 0700, and lock it. Raises `RoamError` where that is not possible."""
         root = run_root()
         try:
-            root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            found = os.stat(root, follow_symlinks=False)
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-                raise RoamError(f"{root} is not a directory of this user. Remove it, or set ROAM_DIR to another place.")
-            if found.st_mode & 0o077:
-                os.chmod(root, 0o700)
-            path = root / secrets.token_hex(8)
-            path.mkdir(mode=0o700)
+            path = _make_directory(root)
             lock_fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise RoamError(
@@ -90,3 +83,25 @@ class RunDirectory:
             # Other hosts have theirs there.
             return True
         return True
+
+
+def _make_directory(root: Path) -> Path:
+    """A new directory in `root`, which is made where it is missing. Raises `OSError`, and `RoamError` for a bad root."""
+    attempts = 8
+    while True:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = root / secrets.token_hex(8)
+        try:
+            found = os.stat(root, follow_symlinks=False)
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                raise RoamError(f"{root} is not a directory of this user. Remove it, or set ROAM_DIR to another place.")
+            if found.st_mode & 0o077:
+                os.chmod(root, 0o700)
+            path.mkdir(mode=0o700)
+        except FileNotFoundError:
+            # The last host of another process has just ended, and removed the empty root.
+            attempts -= 1
+            if not attempts:
+                raise
+        else:
+            return path

@@ -9,6 +9,7 @@ at creation and never a SIGBUS later.
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 import stat
@@ -109,14 +110,23 @@ class SegmentFile:
     def create(cls, path: Path, config: SegmentConfig, identity: Identity) -> SegmentFile:
         """Reserve the file and write its header. Raises `NoSpace` or `OSError`; nothing is left behind then."""
         fd = reserve_file(path, Geometry(config).total_bytes)
-        return cls._initialise(fd, str(path), config, identity)
+        try:
+            return cls._initialise(fd, str(path), config, identity)
+        except BaseException:
+            os.close(fd)
+            path.unlink()
+            raise
 
     @classmethod
     def create_anonymous(cls, config: SegmentConfig, identity: Identity) -> SegmentFile:
         """A segment without a file, for a peer in this same process. Raises `OSError`."""
-        fd = os.memfd_create(f"roam-{identity.name}"[:200], os.MFD_CLOEXEC)
-        os.posix_fallocate(fd, 0, Geometry(config).total_bytes)
-        return cls._initialise(fd, f"memory:{identity.name}", config, identity)
+        fd = os.memfd_create("roam", os.MFD_CLOEXEC)
+        try:
+            os.posix_fallocate(fd, 0, Geometry(config).total_bytes)
+            return cls._initialise(fd, f"memory:{identity.name}", config, identity)
+        except BaseException:
+            os.close(fd)
+            raise
 
     @classmethod
     def _initialise(cls, fd: int, path: str, config: SegmentConfig, identity: Identity) -> SegmentFile:
@@ -203,15 +213,32 @@ class MappedSegment:
         if nonce is not None and nonce != self.identity.nonce:
             raise SegmentCorrupt(path=path, offset=0, why="its nonce is not the ticket's")
         self.geometry = Geometry(self.config)
-        self.mapping = mmap.mmap(fd, self.geometry.total_bytes)
+        self.mapping = _map(fd, self.geometry.total_bytes)
         self.memory = memoryview(self.mapping)
         self.words: Words = words_of(self.memory)
-        claimed = self.words[StatusWord.PID]
-        if claimed:
-            raise SegmentTaken(path=path, pid=claimed)
-        # r[impl shm.segment.claim]
-        self.words[StatusWord.PID] = os.getpid()
-        self.words[StatusWord.STATE] = 1
+        self._claim(fd, path)
+
+    def _claim(self, fd: int, path: str) -> None:
+        # r[impl shm.segment.claim] Under a lock that is not waited for: of two that attach at once, one is refused.
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 8, StatusWord.PID * 8)
+        except OSError as error:
+            raise SegmentTaken(path=path, pid=self.words[StatusWord.PID]) from error
+        try:
+            claimed = self.words[StatusWord.PID]
+            if claimed:
+                raise SegmentTaken(path=path, pid=claimed)
+            self.words[StatusWord.PID] = os.getpid()
+            self.words[StatusWord.STATE] = 1
+        finally:
+            fcntl.lockf(fd, fcntl.LOCK_UN, 8, StatusWord.PID * 8)
+
+
+def _map(fd: int, size_bytes: int) -> mmap.mmap:
+    """Map a descriptor; where Python can, without a duplicate of it that a program could close under the mapping."""
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(fd, size_bytes, trackfd=False)
+    return mmap.mmap(fd, size_bytes)
 
 
 def _pack_header(geometry: Geometry, identity: Identity) -> bytes:

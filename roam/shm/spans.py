@@ -1,11 +1,13 @@
 """The open-span table: what a cell is in the middle of, readable after any death, however often the rings wrapped.
 
-Layout: see `roam.shm.layout`. Ownership: the cell writes; a slot belongs to one open span. Threads: any; slots are
-handed out by atomic list operations. Failure: a kill at any store leaves the old body or the new one in force.
+Layout: see `roam.shm.layout`. Ownership: the cell writes; a slot belongs to one open span. Threads: any, and signal
+handlers; slots are handed out by atomic list operations, and a rewrite that was overtaken by another begins again.
+Failure: a kill at any store leaves the old body or the new one in force.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 from zlib import crc32
@@ -18,54 +20,89 @@ __all__ = ["OpenBody", "SpanTable", "read_open_spans"]
 PAYLOAD_LIMIT = SPAN_BODY_BYTES - RECORD_HEAD_BYTES
 """Largest body of an open span, in bytes."""
 
-_FULL = -1
+NO_SPAN = -1
+"""The handle of a span that is not in the table."""
 
 
 class SpanTable:
-    """The writing side. `offset` is where the slots start in `memory` and `words`."""
+    """The writing side. `offset` is where the slots start in `memory` and `words`.
 
-    __slots__ = ("_free", "_memory", "_offset", "_overflowed", "_uses", "_words")
+    Handles are not negative, are never given out twice, and mean nothing once their span is closed. In a forked child
+    every method does nothing: the table is the parent's.
+    """
+
+    __slots__ = ("_free", "_handles", "_memory", "_offset", "_overflowed", "_owner_pid", "_slots", "_uses", "_words")
 
     def __init__(self, memory: memoryview, words: Words, *, offset: int, slots: int) -> None:
         self._memory = memory
         self._words = words
         self._offset = offset
+        self._slots = slots
+        self._owner_pid = os.getpid()
         self._free = list(range(slots - 1, -1, -1))
         self._uses = [0] * slots
+        # The handle of the span in each slot; bitwise inverted once that span is closed.
+        self._handles = [~(slot - slots) for slot in range(slots)]
         self._overflowed = 0
 
     def open(self, payload: bytes, time_ns: int) -> int:
-        """Enter a span's body into a free slot; returns the slot, or -1 if there is none, which is counted."""
+        """Enter a span's body into a free slot; returns its handle, or -1 if there is no room, which is counted."""
+        if os.getpid() != self._owner_pid:
+            return NO_SPAN
         try:
-            slot = self._free.pop()
+            slot = self._free.pop() if len(payload) <= PAYLOAD_LIMIT else NO_SPAN
         except IndexError:
+            slot = NO_SPAN
+        if slot == NO_SPAN:
             self._overflowed += 1
             self._words[StatusWord.SPANS_OVERFLOWED] = self._overflowed
-            return _FULL
-        self._store(slot, payload, time_ns, self._uses[slot] & 1)
-        return slot
+            return NO_SPAN
+        self._handles[slot] = handle = ~self._handles[slot] + self._slots
+        try:
+            self._store(handle, payload, time_ns)
+        except BaseException:
+            self.close(handle)
+            raise
+        return handle
 
-    def rewrite(self, slot: int, payload: bytes, time_ns: int) -> None:
-        """Replace the body of an open span, by the body that is not in force."""
-        if slot != _FULL:
-            self._store(slot, payload, time_ns, self._words[(self._offset + slot * SPAN_SLOT_BYTES) >> 3] & 1 ^ 1)
+    def rewrite(self, handle: int, payload: bytes, time_ns: int) -> None:
+        """Replace the body of an open span, by the body that is not in force. One that is too long is ignored."""
+        if handle != NO_SPAN and len(payload) <= PAYLOAD_LIMIT and os.getpid() == self._owner_pid:
+            self._store(handle, payload, time_ns)
 
-    def close(self, slot: int) -> None:
-        """Free a slot. -1 is ignored."""
-        if slot != _FULL:
+    def close(self, handle: int) -> None:
+        """Free a span's slot. -1, and a handle that was closed before, are ignored."""
+        slot = handle % self._slots
+        if handle == NO_SPAN or os.getpid() != self._owner_pid:
+            return
+        # No call from the comparison on, so that of two threads one closes.
+        if self._handles[slot] == handle:
+            self._handles[slot] = ~handle
             self._words[(self._offset + slot * SPAN_SLOT_BYTES) >> 3] = 0
             self._free.append(slot)
 
-    def _store(self, slot: int, payload: bytes, time_ns: int, body: int) -> None:
-        # r[impl shm.span.table] Fill the idle body, then store the state: pairs with read_open_spans.
+    def _store(self, handle: int, payload: bytes, time_ns: int) -> None:
+        uses, words, memory = self._uses, self._words, self._memory
+        slot = handle % self._slots
         base = self._offset + slot * SPAN_SLOT_BYTES
-        use = self._uses[slot] + 1
         length = len(payload)
-        start = base + 16 + body * SPAN_BODY_BYTES
-        crc = crc32(SEAL.pack(time_ns, length, use, slot), crc32(payload))
-        self._memory[start : start + RECORD_HEAD_BYTES + length] = RECORD_HEAD.pack(length, crc, time_ns) + payload
-        self._uses[slot] = use
-        self._words[base >> 3] = use << 1 | body
+        payload_crc = crc32(payload)
+        while True:
+            use = uses[slot] + 1
+            crc = crc32(SEAL.pack(time_ns, length, use, slot), payload_crc)
+            record = RECORD_HEAD.pack(length, crc, time_ns) + payload
+            # Every use takes the other body than the use before it.
+            start = base + 16 + (use & 1) * SPAN_BODY_BYTES
+            place = slice(start, start + RECORD_HEAD_BYTES + length)
+            # No call from the comparisons on, so that neither a close nor another rewrite comes between.
+            if self._handles[slot] != handle:
+                return
+            if uses[slot] + 1 == use:
+                break
+        # r[impl shm.span.table] Fill the idle body, then store the state: pairs with read_open_spans.
+        memory[place] = record
+        uses[slot] = use
+        words[base >> 3] = use << 1 | use & 1
 
 
 class OpenBody(NamedTuple):

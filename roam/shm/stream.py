@@ -2,13 +2,13 @@
 
 Both kinds keep the same promises, which one conformance suite checks: items arrive in order and at most once; `send`
 says whether an item was taken and never loses one that was; a full stream refuses or waits, by the caller's timeout;
-an ended stream delivers what it holds and then ends.
+an ended stream delivers what it holds and then ends. A stream whose sending process is gone has ended.
 
 The codec is handed in: `encode` turns an item into bytes, `decode` turns them back and raises for bytes that are none.
 
 Ownership: `open_stream` makes the segment and `Stream.close` removes it. Threads: each end serialises its callers.
 Processes: an end attaches in the process that first uses it; send one to a cell by passing it as an argument. One
-process may send; a second gets `SegmentTaken`.
+process may send; a second, also a forked child of the first, gets `SegmentTaken`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 from zlib import crc32
 
 from ..clock import ClockAnchor
-from ..errors import SegmentCorrupt
+from ..errors import SegmentCorrupt, SegmentError, SegmentTaken
 from .layout import BULK, HostWord, SegmentConfig, StatusWord
 from .reader import Chunk, RingReader
 from .ring import RingWriter
@@ -39,6 +39,8 @@ T_co = TypeVar("T_co", covariant=True)
 STREAM_CONFIG = SegmentConfig(page_bytes=32 * 1024, life_pages=2, vital_pages=2, bulk_pages=16, span_slots=1)
 ENDED = 2
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.0002, 0.01
+_SENDER_CHECK_S = 0.1
+"""How often an idle receiver looks whether its sender is still there."""
 
 
 class Tx(Protocol[T_contra]):
@@ -77,13 +79,15 @@ class RingTx(Generic[T]):
         self._lock = threading.Lock()
         self._segment: MappedSegment | None = None
         self._ring: RingWriter | None = None
+        self._pid = 0
         self._closed = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RingTx, (self._path, self._nonce, self._encode)
 
     def send(self, item: T, timeout: float = 0.0) -> bool:
-        """See `Tx.send`. Raises a `SegmentError` where the stream is gone or has a sender already."""
+        """See `Tx.send`. Raises `SegmentTaken` where another process sends, `OSError` where the stream was gone before
+        its first use."""
         payload = self._encode(item)
         crc = crc32(payload)
         deadline = time.monotonic() + timeout
@@ -107,11 +111,18 @@ class RingTx(Generic[T]):
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
     def close(self) -> None:
-        """See `Tx.close`."""
+        """See `Tx.close`. Nothing happens where the stream is gone, or another process sends."""
         with self._lock:
-            if not self._closed:
+            if self._closed:
+                return
+            self._closed = True
+            try:
                 self._attach()[0].words[StatusWord.STATE] = ENDED
-                self._closed = True
+            except (OSError, SegmentError):
+                # Nobody to tell, or nothing to end.
+                return
+            finally:
+                self._segment = self._ring = None
 
     def _attach(self) -> tuple[MappedSegment, RingWriter]:
         if self._segment is None or self._ring is None:
@@ -127,6 +138,9 @@ class RingTx(Generic[T]):
                 page_bytes=segment.config.page_bytes,
                 page_count=segment.config.bulk_pages,
             )
+            self._pid = os.getpid()
+        elif self._pid != os.getpid():
+            raise SegmentTaken(path=self._path, pid=self._pid)
         return self._segment, self._ring
 
 
@@ -141,6 +155,9 @@ class RingRx(Generic[T]):
         self._file: SegmentFile | None = None
         self._reader: RingReader | None = None
         self._waiting: deque[T] = deque()
+        self._closed = False
+        self._sender = (0, 0)
+        self._sender_checked = 0.0
         self.lost = 0
         """See `Rx.lost`."""
 
@@ -148,7 +165,7 @@ class RingRx(Generic[T]):
         return RingRx, (self._path, self._nonce, self._decode)
 
     def get(self, timeout: float | None = None) -> T | None:
-        """See `Rx.get`. Raises a `SegmentError` or `OSError` where the stream is gone before its first use."""
+        """See `Rx.get`. Raises a `SegmentError` or `OSError` where the stream was gone before its first use."""
         found, item = self._next(timeout)
         return item if found else None
 
@@ -160,8 +177,10 @@ class RingRx(Generic[T]):
             yield item  # type: ignore[misc]
 
     def close(self) -> None:
-        """Let go of the segment."""
+        """Let go of the segment. What was not received by now is not received."""
         with self._lock:
+            self._closed = True
+            self._waiting.clear()
             if self._file is not None:
                 self._file.close()
 
@@ -170,11 +189,11 @@ class RingRx(Generic[T]):
         pause = _FIRST_PAUSE_S
         while True:
             with self._lock:
-                ended = False
-                if not self._waiting:
+                ended = self._closed
+                if not self._waiting and not ended:
                     # Asked before the look: what was sent before the end is seen by it.
-                    ended = self._poll_end()
-                    self._poll()
+                    ended = self._has_ended()
+                    self._poll(final=ended)
                 if self._waiting:
                     return True, self._waiting.popleft()
                 if ended:
@@ -185,15 +204,23 @@ class RingRx(Generic[T]):
             time.sleep(pause if left is None else min(pause, left))
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
-    def _poll_end(self) -> bool:
+    def _has_ended(self) -> bool:
         file, _ = self._attach()
-        return file.fd < 0 or file.word(StatusWord.STATE) == ENDED
+        if file.word(StatusWord.STATE) == ENDED:
+            return True
+        now = time.monotonic()
+        if now - self._sender_checked < _SENDER_CHECK_S:
+            return False
+        self._sender_checked = now
+        pid = file.word(StatusWord.PID)
+        if pid != self._sender[0]:
+            # With its start time, a process id names one process only.
+            self._sender = (pid, process_start_ticks(pid))
+        return pid != 0 and (not self._sender[1] or process_start_ticks(pid) != self._sender[1] or _is_zombie(pid))
 
-    def _poll(self) -> None:
+    def _poll(self, *, final: bool) -> None:
         file, reader = self._attach()
-        if file.fd < 0:
-            return
-        items = reader.poll()
+        items = reader.poll(final=final)
         for item in items:
             if not isinstance(item, Chunk):
                 self.lost += item.count
@@ -214,6 +241,13 @@ class RingRx(Generic[T]):
                 raise SegmentCorrupt(path=self._path, offset=0, why="its nonce is not the stream's")
             self._file, self._reader = file, file.lane_reader(BULK)
         return self._file, self._reader
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except OSError:
+        return True
 
 
 class Stream(Generic[T]):
@@ -286,8 +320,10 @@ class QueueTx(Generic[T]):
         with queue.changed:
             if queue.ended:
                 raise RuntimeError("send() on a stream that this end has closed")
-            if not queue.changed.wait_for(lambda: len(queue.items) < queue.capacity, timeout):
+            if not queue.changed.wait_for(lambda: queue.ended or len(queue.items) < queue.capacity, timeout):
                 return False
+            if queue.ended:
+                raise RuntimeError("send() on a stream that was closed meanwhile")
             queue.items.append(item)
             queue.changed.notify_all()
             return True

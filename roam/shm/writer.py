@@ -3,26 +3,32 @@
 Ownership: one `SegmentWriter` per segment and process, claimed by process id. Threads: any; a re-entrant lock keeps
 the critical section to reading the clock, copying bytes and storing words. A nested call in the same thread (a signal
 handler, a `__del__` in a garbage collection) finds the section busy; its record is queued and written by the outer
-call. Failure: no method raises anything of its own, and none waits for the host.
+call. Failure: no method raises anything of its own, and none waits for the host. A signal handler that raises inside
+leaves a record wholly in or wholly out, and what was promised meanwhile is written by the same call or the next.
+
+The last two rest on where CPython runs signal handlers: after a call, at a backward jump, and where a Python function
+begins. What has to happen together stands together without one of these in between.
 """
 
 from __future__ import annotations
 
-import os
+import mmap
 import time
 from _thread import RLock
 from collections.abc import Callable
-from types import TracebackType
-from typing import Protocol
+from typing import NamedTuple
 from zlib import crc32
 
 from .layout import CAUSES, LANES, Geometry, HostWord, StatusWord, announced_word, dropped_word
+from .ownership import ownership
 from .ring import RingWriter
 from .words import words_of
 
-__all__ = ["Outcome", "SegmentWriter"]
+__all__ = ["LockUnavailable", "Outcome", "SegmentWriter"]
 
-_NEWEST, _TIMED_OUT, _OVERSIZE, _NESTED, _SAMPLED, _UNENCODABLE, _FORKED, _FINALIZING = range(len(CAUSES))
+_OVERSIZE = CAUSES.index("oversize")
+_NESTED = CAUSES.index("nested")
+_FINALIZING = CAUSES.index("finalizing")
 _PARKED = int(HostWord.PARKED)
 _GENERATION = int(HostWord.GENERATION)
 _HEARTBEAT = int(StatusWord.HEARTBEAT)
@@ -32,7 +38,10 @@ NESTED_LIMIT = 64
 """Records that nested calls may queue while one record is being written."""
 
 FINALIZING_WAIT_S = 0.1
-"""How long a call waits for the lock while the interpreter ends, when its holder may be a frozen daemon thread."""
+"""How long to wait for the lock while the interpreter ends, when its holder may be a frozen daemon thread."""
+
+_IDLE, _BUSY, _UNSETTLED = range(3)
+"""Nobody is inside; somebody is; nobody is, but an exception interrupted `_settle`."""
 
 
 class Outcome:
@@ -44,31 +53,33 @@ class Outcome:
     DROPPED = 2
 
 
-class _Guard(Protocol):
-    def __enter__(self) -> object: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None, /
-    ) -> object: ...
+_WRITTEN, _STALE, _DROPPED = Outcome.WRITTEN, Outcome.STALE, Outcome.DROPPED
 
 
 class LockUnavailable(Exception):
-    """The lock's holder will not come back."""
+    """The lock's holder will not come back. Never leaves this module."""
 
 
-class _BoundedGuard:
-    """The same lock, waited for only so long."""
+class _Nested:
+    """A record that a nested call has left for the outer one; or, with `lane` -1, an acknowledgement of `generation`."""
 
-    def __init__(self, lock: RLock) -> None:
-        self._lock = lock
+    __slots__ = ("crc", "generation", "lane", "payload", "seq")
 
-    def __enter__(self) -> None:
-        if not self._lock.acquire(True, FINALIZING_WAIT_S):
-            raise LockUnavailable
+    def __init__(self, lane: int, payload: bytes, crc: int, generation: int) -> None:
+        self.lane = lane
+        self.payload = payload
+        self.crc = crc
+        self.generation = generation
+        self.seq = -1
+        """What it is going to be, or is already if the lane has come further; -1 before that is known."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None, /
-    ) -> None:
-        self._lock.release()
+
+class _Announcement(NamedTuple):
+    """A `Dropped` record that is being written: its sequence, the totals that it completes, its body."""
+
+    seq: int
+    totals: list[int]
+    body: bytes
 
 
 class SegmentWriter:
@@ -88,18 +99,24 @@ class SegmentWriter:
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._words = words = words_of(buffer)
+        self._total_bytes = geometry.total_bytes
         self._encode_dropped = encode_dropped
         self._ring = ring
         self._clock = clock
         self._lock = RLock()
-        self._guard: _Guard = self._lock
-        self._busy = False
-        self._owner_pid = os.getpid()
+        self._acquire: Callable[[], object] = self._lock.acquire
+        self._patience_s = FINALIZING_WAIT_S
+        self._state = _IDLE
         self._last_ns = 0
         self._rung = 0
-        self._nested: list[tuple[int, bytes, int]] = []
-        self._unannounced: list[dict[str, int]] = [{} for _ in LANES]
-        self._finalizing_drops = 0
+        self._nested: list[_Nested] = []
+        # Lane by lane, by the index of the cause: all drops, and those that a `Dropped` record has told of.
+        self._dropped = [[0] * len(CAUSES) for _ in LANES]
+        self._announced = [[0] * len(CAUSES) for _ in LANES]
+        self._untold = [False] * len(LANES)
+        self._announcements: list[_Announcement | None] = [None] * len(LANES)
+        # r[impl shm.writer.owner] Not a method: without a cycle the mapping goes when its last user goes.
+        may_turn = ownership()
         self.lanes = [
             RingWriter(
                 buffer,
@@ -107,10 +124,11 @@ class SegmentWriter:
                 offset=offset,
                 page_bytes=geometry.config.page_bytes,
                 page_count=pages,
-                may_turn=self._is_owner,
+                may_turn=may_turn,
             )
             for offset, pages in zip(geometry.lane_offsets, geometry.lane_pages, strict=True)
         ]
+        self._appends = [ring.append for ring in self.lanes]
 
     def write(self, lane: int, payload: bytes, generation: int) -> int:
         """Commit one record body, judged while the generation word was `generation`. Returns an `Outcome`.
@@ -121,24 +139,44 @@ class SegmentWriter:
         crc = crc32(payload)
         words = self._words
         try:
-            # `with` and not acquire/try: no signal handler can run between the lock and the block.
-            with self._guard:
-                if self._busy:
-                    return self._defer(lane, payload, crc)
-                self._busy = True
-                try:
-                    # r[impl shm.config.judged] Compared where nothing can come between it and the commit.
-                    if words[_GENERATION] != generation:
-                        return Outcome.STALE
-                    outcome = self._append(lane, payload, crc)
-                finally:
-                    self._busy = False
-                if self._nested:
-                    self._write_nested()
+            # Inside the block: a signal handler that raises directly after it must not leave the lock taken.
+            self._acquire()
+            if self._state:
+                if self._state == _BUSY:
+                    return self._defer(lane, payload, crc, generation)
+                self._settle()
+            self._state = _BUSY
+            try:
+                # r[impl shm.config.judged] Compared where nothing can come between it and the commit.
+                if words[_GENERATION] != generation:
+                    outcome = _STALE
+                else:
+                    if self._untold[lane]:
+                        self._announce(lane)
+                    now = self._clock()
+                    if now <= self._last_ns:
+                        now = self._last_ns + 1
+                    self._last_ns = now
+                    if self._appends[lane](payload, crc, now):
+                        self._words[_HEARTBEAT] = now
+                        outcome = _WRITTEN
+                    else:
+                        outcome = self._refuse(lane, payload)
+            except BaseException:
+                self._state = _UNSETTLED
+                self._settle()
+                raise
+            self._state = _IDLE
+            if self._nested:
+                self._settle()
         except LockUnavailable:
-            self._finalizing_drops += 1
-            words[dropped_word(lane, _FINALIZING)] = self._finalizing_drops
-            return Outcome.DROPPED
+            self._count(lane, _FINALIZING)
+            return _DROPPED
+        finally:
+            try:  # noqa: SIM105 – `suppress` is Python code, and could be interrupted before the release
+                self._lock.release()
+            except RuntimeError:
+                pass  # not taken: waiting for it was given up, or interrupted
         # Read after the lock was released, which orders it behind the commit; pairs with the host's arming store.
         parked = words[_PARKED]
         if parked != self._rung:
@@ -149,76 +187,139 @@ class SegmentWriter:
     def acknowledge(self, generation: int) -> None:
         """Say that every later record is judged by `generation`, if it is still the one in force."""
         try:
-            with self._guard:
-                if self._words[_GENERATION] == generation:
-                    self._words[_ACKNOWLEDGED] = generation
+            self._acquire()
+            if self._state == _IDLE:
+                self._store_acknowledgement(generation)
+            else:
+                # Records that are being written, or wait to be, were judged before.
+                self._nested.append(_Nested(-1, b"", 0, generation))
+                if self._state == _UNSETTLED:
+                    self._settle()
         except LockUnavailable:
             return
+        finally:
+            try:  # noqa: SIM105 – as in `write`
+                self._lock.release()
+            except RuntimeError:
+                pass
 
     def drop(self, lane: int, cause: str) -> None:
         """Count a record that will not be written. The next record of the lane is preceded by the counts."""
+        index = CAUSES.index(cause)
         try:
-            with self._guard:
-                self._count(lane, CAUSES.index(cause))
+            self._acquire()
+            self._count(lane, index)
         except LockUnavailable:
-            return
+            self._count(lane, _FINALIZING)
+        finally:
+            try:  # noqa: SIM105 – as in `write`
+                self._lock.release()
+            except RuntimeError:
+                pass
 
     def finalize(self) -> None:
         """From now on wait for the lock only so long: daemon threads may be frozen while they hold it."""
-        self._guard = _BoundedGuard(self._lock)
+        self._acquire = self._acquire_bounded
 
     def disown(self) -> None:
-        """In a forked child: never write into the parent's stream."""
-        self._owner_pid = -1
+        """In a forked child: never write into the parent's stream, and never wait for a thread that is not here."""
+        nobodys = memoryview(mmap.mmap(-1, self._total_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        self._words = words = words_of(nobodys)
+        for ring in self.lanes:
+            ring.retire(nobodys, words)
+        self._lock = RLock()
+        self._acquire = self._lock.acquire
+        self._nested = []
+        self._state = _IDLE
 
-    def _is_owner(self) -> bool:
-        return os.getpid() == self._owner_pid
+    def _acquire_bounded(self) -> None:
+        if not self._lock.acquire(True, self._patience_s):
+            # Whoever holds it is frozen for good, and the next call need not wait for it again.
+            self._patience_s = 0.0
+            raise LockUnavailable
 
-    def _append(self, lane: int, payload: bytes, crc: int) -> int:
-        ring = self.lanes[lane]
-        if self._unannounced[lane]:
-            self._announce(lane, ring)
-        now = self._clock()
-        if now <= self._last_ns:
-            now = self._last_ns + 1
-        self._last_ns = now
-        if ring.append(payload, crc, now):
-            self._words[_HEARTBEAT] = now
-            return Outcome.WRITTEN
-        return Outcome.DROPPED
-
-    def _announce(self, lane: int, ring: RingWriter) -> None:
-        # r[impl shm.dropped.announced]
-        # Taken out first: a nested call may count into the lane while this record is being made.
-        counts, self._unannounced[lane] = self._unannounced[lane], {}
-        body = self._encode_dropped(counts)
+    def _tick(self) -> int:
         self._last_ns = now = max(self._clock(), self._last_ns + 1)
-        if ring.append(body, crc32(body), now):
-            for name, count in counts.items():
-                at = announced_word(lane, CAUSES.index(name))
-                self._words[at] = self._words[at] + count
+        return now
 
-    def _defer(self, lane: int, payload: bytes, crc: int) -> int:
+    def _refuse(self, lane: int, payload: bytes) -> int:
+        """The lane did not take the record: it can never fit, or this process is not the one that may write."""
+        if len(payload) > self.lanes[lane].largest_bytes:
+            self._count(lane, _OVERSIZE)
+        return _DROPPED
+
+    def _store_acknowledgement(self, generation: int) -> None:
+        if self._words[_GENERATION] == generation:
+            self._words[_ACKNOWLEDGED] = generation
+
+    def _announce(self, lane: int) -> None:
+        """Write a `Dropped` record, or finish one that an exception interrupted."""
+        # r[impl shm.dropped.announced]
+        ring, announced = self.lanes[lane], self._announced[lane]
+        announcement = self._announcements[lane]
+        if announcement is None:
+            totals = self._dropped[lane].copy()
+            counts = {
+                name: total - told for name, total, told in zip(CAUSES, totals, announced, strict=True) if total > told
+            }
+            announcement = _Announcement(ring.emitted, totals, self._encode_dropped(counts))
+            self._announcements[lane] = announcement
+        seq, totals, body = announcement
+        if ring.emitted == seq:
+            ring.append(body, crc32(body), self._tick())
+        if ring.emitted > seq:
+            for cause, total in enumerate(totals):
+                self._words[announced_word(lane, cause)] = total
+                announced[cause] = total
+        self._announcements[lane] = None
+        self._untold[lane] = self._dropped[lane] != announced
+
+    def _defer(self, lane: int, payload: bytes, crc: int, generation: int) -> int:
         if len(self._nested) >= NESTED_LIMIT:
             self._count(lane, _NESTED)
-            return Outcome.DROPPED
-        self._nested.append((lane, payload, crc))
-        return Outcome.WRITTEN
+            return _DROPPED
+        nested = _Nested(lane, payload, crc, generation)
+        # Nothing comes between this and the append, so an acknowledgement cannot get in front of the record.
+        if self._words[_GENERATION] != generation:
+            return _STALE
+        self._nested.append(nested)
+        return _WRITTEN
 
-    def _write_nested(self) -> None:
+    def _settle(self) -> None:
         """Write what nested calls queued, and what is queued meanwhile."""
-        while self._nested:
-            self._busy = True
-            try:
-                lane, payload, crc = self._nested[0]
-                del self._nested[0]
-                self._append(lane, payload, crc)
-            finally:
-                self._busy = False
+        nested = self._nested
+        self._state = _BUSY
+        try:
+            while nested:
+                self._write_nested(nested[0])
+                del nested[0]
+        except BaseException:
+            self._state = _UNSETTLED
+            raise
+        self._state = _IDLE
+
+    def _write_nested(self, nested: _Nested) -> None:
+        lane = nested.lane
+        if lane < 0:
+            self._store_acknowledgement(nested.generation)
+            return
+        ring = self.lanes[lane]
+        if nested.seq < 0:
+            if self._untold[lane]:
+                self._announce(lane)
+            nested.seq = ring.emitted
+        # Not equal: it was written, and the exception came before it could be taken out of the queue.
+        if ring.emitted == nested.seq:
+            now = self._tick()
+            if ring.append(nested.payload, nested.crc, now):
+                self._words[_HEARTBEAT] = now
+            else:
+                self._refuse(lane, nested.payload)
 
     def _count(self, lane: int, cause: int) -> None:
         at = dropped_word(lane, cause)
-        self._words[at] = self._words[at] + 1
-        counts = self._unannounced[lane]
-        name = CAUSES[cause]
-        counts[name] = counts.get(name, 0) + 1
+        counts = self._dropped[lane]
+        # No call from here on: not even a call that could not get the lock loses a count.
+        counts[cause] += 1
+        self._words[at] = counts[cause]
+        self._untold[lane] = True

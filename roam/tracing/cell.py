@@ -12,10 +12,10 @@ import os
 import time
 
 from ..errors import TicketError
-from ..exit import Stage
 from ..shm.doorbell import Doorbell, private_descriptor
 from ..shm.layout import HostWord, StatusWord
 from ..shm.segment import MappedSegment
+from ..stage import Stage
 from ..ticket import SpawnTicket
 from . import emitter as emitters
 from .emitter import Emitter
@@ -47,6 +47,8 @@ class CellTracing:
 
     def _arm(self, fault_fd: int) -> None:
         """Let fatal signals write all stacks into the fault file."""
+        self.had_faulthandler = faulthandler.is_enabled()
+        """Whether the program wants them on its stderr, which is what its forked children do."""
         faulthandler.enable(file=fault_fd, all_threads=True)
         self._words[StatusWord.FAULT_ARMED] = 1
 
@@ -116,17 +118,17 @@ def attach(ticket: SpawnTicket) -> CellTracing:
 
 
 def _forget_in_child() -> None:
-    """A forked child is not the cell: it neither writes records nor owns the fault file."""
-    # r[impl trace.fork.disowned]
+    """A forked child is not the cell, and does not own the fault file."""
     global _attached
     tracing = _attached
     if tracing is None:
         return
-    tracing.emitter.writer.disown()
     _attached = None
-    emitters.install(None)
     try:
-        faulthandler.enable(file=2)
+        if tracing.had_faulthandler:
+            faulthandler.enable(file=2)
+        else:
+            faulthandler.disable()
     except (OSError, ValueError):
         faulthandler.disable()
 

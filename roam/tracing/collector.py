@@ -10,9 +10,9 @@ doorbell or a segment that makes no sense concerns its own peer only.
 
 from __future__ import annotations
 
+import functools
 import os
 import select
-import sys
 import threading
 import time
 from collections import deque
@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 from ..shm.doorbell import drain_doorbell
 from ..shm.reader import Chunk, Gap
+from .defects import report_defect
 from .link import PeerLink
 
 __all__ = ["Collector"]
@@ -48,7 +49,7 @@ class Collector:
         self._awake: set[PeerLink] = set()
         self._ending = False
         self.failures = 0
-        """How often a turn of the loop failed; 0 unless roam has a defect."""
+        """How often something failed in here; 0 unless roam has a defect."""
         self._thread = threading.Thread(target=self._run, name="roam-collector", daemon=True)
         self._thread.start()
 
@@ -66,20 +67,29 @@ class Collector:
         self.wake()
 
     def ask(self, function: Callable[[], None], timeout_s: float) -> bool:
-        """Like `call`, and wait; False if it was not done in time."""
+        """Like `call`, and wait; False if it was not done in time. Raises what `function` raised."""
+        if threading.current_thread() is self._thread:
+            function()
+            return True
         done = threading.Event()
+        failure: list[Exception] = []
 
         def answer() -> None:
             try:
                 function()
+            except Exception as error:
+                failure.append(error)
             finally:
                 done.set()
 
-        if threading.current_thread() is self._thread:
-            function()
-            return True
         self.call(answer)
-        return done.wait(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while not done.wait(min(0.2, max(0.0, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline or not self._thread.is_alive():
+                return False
+        if failure:
+            raise failure[0]
+        return True
 
     def add(self, link: PeerLink) -> None:
         """Collect from a link. Collector thread only."""
@@ -118,6 +128,15 @@ class Collector:
             self._deliver(link, items, False)
         self._deliver(link, [], True)
 
+    def conclude(self, link: PeerLink) -> None:
+        """The process of a link has ended: take what is left, and hand the link on. Collector thread only."""
+        try:
+            self.remove(link)
+            self.drain(link)
+        finally:
+            # Whatever happens, somebody waits for the end to be told.
+            self._bury(link)
+
     def close(self) -> None:
         """End the thread and close its descriptors."""
         self._ending = True
@@ -139,16 +158,25 @@ class Collector:
             try:
                 looked_at = self._turn(looked_at)
             except Exception:
-                # A defect of roam's own. Loud, counted, and not the end of collecting.
-                self.failures += 1
-                sys.excepthook(*sys.exc_info())
-                time.sleep(BATCH_PAUSE_S)
+                self._fail()
+                time.sleep(PARK_S)
+
+    def _fail(self) -> None:
+        """A defect of roam's own. Loud, counted, and not the end of collecting."""
+        self.failures += 1
+        report_defect()
+
+    def _attempt(self, function: Callable[[], None]) -> None:
+        try:
+            function()
+        except Exception:
+            self._fail()
 
     def _turn(self, looked_at: float) -> float:
         for fd, _ in self._epoll.poll(BATCH_PAUSE_S if self._awake else PARK_S):
-            self._on_ready(fd)
+            self._attempt(functools.partial(self._on_ready, fd))
         while self._calls:
-            self._calls.popleft()()
+            self._attempt(self._calls.popleft())
         now = time.monotonic()
         if now - looked_at >= PARK_S:
             looked_at = now
@@ -157,7 +185,12 @@ class Collector:
                     self._awake.add(link)
                     link.quiet_polls = 0
         for link in list(self._awake):
-            self._poll(link)
+            try:
+                self._poll(link)
+            except Exception:
+                # The others are not kept waiting, and this one is looked at again with its next record.
+                self._awake.discard(link)
+                self._fail()
         return looked_at
 
     def _on_ready(self, fd: int) -> None:
@@ -174,10 +207,7 @@ class Collector:
                 self._unregister(fd)
             self.stir(link)
         elif fd in self._pidfds:
-            link = self._pidfds[fd]
-            self.remove(link)
-            self.drain(link)
-            self._bury(link)
+            self.conclude(self._pidfds[fd])
 
     def _poll(self, link: PeerLink) -> None:
         items = link.collect()

@@ -30,7 +30,8 @@ class TracingConfig:
         self, capture: str | Filter | None = None, *, forward: str | Filter | None = None, span_events: bool = True
     ) -> None:
         if capture is None:
-            capture = os.environ.get("ROAM_FILTER", DEFAULT_FILTER)
+            # Set and empty is as good as not set.
+            capture = os.environ.get("ROAM_FILTER") or DEFAULT_FILTER
         object.__setattr__(self, "capture", capture if isinstance(capture, Filter) else Filter(capture))
         if forward is not None and not isinstance(forward, Filter):
             forward = Filter(forward)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from ..exit import ExceptionText
+from ..stage import ExceptionText
 from .normalise import Normaliser, cut_middle, cut_text, normalise, safe_text, water_level
 from .records import CUT, INFO, MESSAGE_CONVERTED
 
@@ -138,7 +138,7 @@ def wire_level(level: object) -> int:
         kind = type(level)
         number = int.__int__(level) if issubclass(kind, int) else int(level)  # type: ignore[arg-type, call-overload]
         return min(max(int.__int__(number), 0), LEVEL_MAX)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:
         return INFO

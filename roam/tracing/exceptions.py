@@ -11,7 +11,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any
 
-from ..exit import ExceptionText
+from ..stage import ExceptionText
 from .normalise import cut_middle, cut_text, safe_text, type_name
 
 __all__ = ["describe_exception", "qualified_name"]
@@ -48,7 +48,7 @@ def qualified_name(kind: type) -> str:
 def describe_exception(exc: BaseException, limit_bytes: int = 6144) -> ExceptionText:
     """Type, message and traceback of `exc` as text: the traceback at most `limit_bytes` with its middle cut, the message a quarter.
 
-    Never raises, except that a KeyboardInterrupt passes through; what cannot be formatted says so in the text.
+    Never raises, except that KeyboardInterrupt and SystemExit pass through; what cannot be formatted says so in the text.
     """
     try:
         message = safe_text(exc, str, limit_bytes // 4)[0]
@@ -57,7 +57,7 @@ def describe_exception(exc: BaseException, limit_bytes: int = 6144) -> Exception
         return ExceptionText(type_name(type(exc)), "", f"<traceback failed: {type_name(type(error))}>")
     try:
         text = _Formatter(limit_bytes).chain(exc, 0)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         text = f"<traceback failed: {type_name(type(error))}>\n{kind}: {message}\n"

@@ -7,9 +7,10 @@ meet without a gap or a repetition.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 
-from ..errors import RecordError
+from ..errors import HostClosed, RecordError
 from ..shm.layout import LANES
 from ..shm.reader import Chunk, Gap
 from .codec import decode, level_of
@@ -23,6 +24,7 @@ from .subscription import Subscription
 __all__ = ["FanOut"]
 
 NOBODY = 1 << 31
+_time_of = attrgetter("time_ns")
 _NO_FORWARDING = SubscriptionStatistics(offered=0, received=0, dropped_by_queue=0, queued=0)
 
 
@@ -33,6 +35,7 @@ class FanOut:
         self.config = config
         """Its `forward` filter decides what leaves the host."""
         self._subscriptions: list[Subscription] = []
+        self._is_closed = False
         self._lock = threading.Lock()
         self._forwarder = None
         if forward:
@@ -41,15 +44,20 @@ class FanOut:
             self._forwarder = Forwarder()
             self._lowest_level_in_use = lowest_level_in_use
 
-    def subscribe(self, filter: str | None, capacity: int, replay: Iterable[PeerLink]) -> Subscription:
-        """Add a subscriber, after offering it what the links in `replay` keep."""
+    def subscribe(
+        self, filter: str | None, capacity: int, replay: Callable[[], Iterable[PeerLink]] | None
+    ) -> Subscription:
+        """Add a subscriber, after offering it what the links that `replay` names keep."""
         if capacity < 1:
             raise ValueError(f"subscribe(capacity={capacity}): a queue holds at least one record")
         subscription = Subscription(None if filter is None else Filter(filter), capacity, self._forget)
         with self._lock:
+            if self._is_closed:
+                raise HostClosed("subscribe")
+            # Named under the lock: a peer that is registered later delivers later.
             past = [
                 TaggedRecord(link.peer, record)
-                for link in replay
+                for link in (replay() if replay is not None else ())
                 for record in link.records()
                 if _was_offered(link, record) and self._may_leave(record)
             ]
@@ -93,11 +101,19 @@ class FanOut:
     def close(self) -> None:
         """End all streams, and the forwarder when it has handed over what it has."""
         with self._lock:
+            self._is_closed = True
             subscriptions, self._subscriptions = self._subscriptions, []
         for subscription in subscriptions:
             subscription.end()
         if self._forwarder is not None:
             self._forwarder.close(5.0)
+
+    def forget(self) -> None:
+        """In a forked child: end all streams, without the locks that another thread may hold in the parent."""
+        self._lock = threading.Lock()
+        self._is_closed = True
+        for subscription in self._subscriptions:
+            subscription.forget()
 
     def _forget(self, subscription: Subscription) -> None:
         with self._lock:
@@ -125,7 +141,8 @@ class FanOut:
                 continue
             lane = LANES[item.lane]
             for seq, monotonic_ns, payload in item:
-                if lowest:
+                # The third byte of a body is its level, if that is below 128; the full look is only for skipping.
+                if len(payload) > 2 and payload[2] < lowest:
                     level = level_of(payload)
                     if level is not None and level < lowest:
                         continue
@@ -145,9 +162,9 @@ class FanOut:
         older company in a lane that was read earlier: it waits one poll."""
         held, link.held = link.held, []
         records = held + records
-        records.sort(key=lambda record: record.time_ns)
-        if hold and records:
-            until = link.anchor.to_wall_ns(link.heartbeat)
+        records.sort(key=_time_of)
+        until = link.anchor.to_wall_ns(link.heartbeat)
+        if hold and records and records[-1].time_ns > until:
             ready = [record for record in records if record.time_ns <= until]
             late = [record for record in records if record.time_ns > until]
             already = set(map(id, held))

@@ -95,10 +95,12 @@ class Filter:
     def _resolve(self, target: str) -> int:
         if target == "__mp_main__":
             target = "__main__"
-        while target:
-            if target in self._targets:
-                return self._targets[target]
-            target = target.rpartition(".")[0]
+        # `str`: a hand-made `logging.LogRecord` can have any name.
+        rest = str(target)
+        while rest:
+            if rest in self._targets:
+                return self._targets[rest]
+            rest = rest.rpartition(".")[0]
         return self._default
 
     @property

@@ -7,11 +7,11 @@ its oldest records and counts them.
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 
-from .records import Dropped, Event, Lost, TaggedRecord
+from .defects import report_defect
+from .records import PRINTED, TRACE, Dropped, Event, Lost, TaggedRecord
 from .statistics import SubscriptionStatistics
 from .subscription import Subscription
 
@@ -48,10 +48,12 @@ class Forwarder:
         return self._subscription.statistics()
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything queued so far was offered to `logging`; False if that took longer."""
-        statistics = self._subscription.statistics()
+        """Wait until everything queued so far was offered to `logging`; False if that took longer, and for a handler
+        that asks: it would wait for itself."""
+        if threading.current_thread() is self._thread:
+            return False
         # What the queue drops meanwhile will not be handled either.
-        goal = statistics.offered
+        goal = self._subscription.statistics().offered
         deadline = time.monotonic() + timeout_s
         with self._progress:
             while self._handled + self._subscription.statistics().dropped_by_queue < goal:
@@ -71,13 +73,18 @@ class Forwarder:
         for tagged in self._subscription:
             try:
                 _hand_over(tagged)
-            except Exception:
+            except BaseException:
                 # `logging` reports handler errors itself; a filter or a handler that raises all the same must not
-                # end the thread.
-                sys.excepthook(*sys.exc_info())
+                # end the thread, not even by SystemExit.
+                report_defect()
             with self._progress:
                 self._handled += 1
                 self._progress.notify_all()
+
+
+def _name_of_level(level: int) -> str:
+    name = logging.getLevelName(level)
+    return "TRACE" if level == TRACE and name == f"Level {TRACE}" else str(name)
 
 
 def _hand_over(tagged: TaggedRecord) -> None:
@@ -87,12 +94,15 @@ def _hand_over(tagged: TaggedRecord) -> None:
     logger = logging.getLogger(None if record.target == "root" else record.target)
     if not logger.isEnabledFor(record.level):
         return
+    if record.flags & PRINTED and not logger.hasHandlers():
+        # The last resort of `logging` would print on standard error what the cell has printed there.
+        return
     seconds = record.time_ns / 1e9
     entry = logging.makeLogRecord(
         {
             "name": record.target,
             "levelno": record.level,
-            "levelname": logging.getLevelName(record.level),
+            "levelname": _name_of_level(record.level),
             "msg": record.message,
             "args": None,
             "created": seconds,

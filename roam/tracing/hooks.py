@@ -14,16 +14,20 @@ import logging
 import sys
 import threading
 import warnings
-from typing import Any, TextIO
+from types import FrameType
+from typing import Any
 
-from ..shm.layout import LIFE, HostWord
+from ..shm.layout import BULK, VITAL, HostWord
 from .emitter import Emitter, current_emitter
-from .records import CRITICAL, ERROR, WARNING
+from .normalise import safe_text
+from .records import CRITICAL, ERROR, PRINTED, WARNING
 
 __all__ = ["install"]
 
 _GENERATION = int(HostWord.GENERATION)
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_SHOW = "_showwarnmsg"
+_MESSAGE_BYTES = 4096
 _installed = False
 
 _is_enabled_for = logging.Logger.isEnabledFor
@@ -63,20 +67,38 @@ class _Silent(logging.Handler):
 
 def _hooked_is_enabled_for(self: logging.Logger, level: int) -> bool:
     emitter = current_emitter()
-    if emitter is not None and emitter.admits(level, self.name):
-        return True
+    if emitter is not None:
+        try:
+            if emitter.admits(level, self.name):
+                return True
+        except Exception:
+            # A level that is no number, or no recursion left: the program's own answer counts.
+            pass
     return _is_enabled_for(self, level)
 
 
 def _hooked_handle(self: logging.Logger, record: logging.LogRecord) -> None:
     emitter = current_emitter()
-    if emitter is not None:
-        _capture(emitter, record)
-        # From `_log` a record may have come only because roam wants it. A record that the program hands to `handle`
-        # itself was never subject to the logger's level.
-        if sys._getframe(1).f_code is _log_code and not _is_enabled_for(self, record.levelno):
-            return
-    _handle(self, record)
+    if emitter is None:
+        _handle(self, record)
+        return
+    # From `_log` a record may have come only because roam wants it. A record that the program hands to `handle` itself
+    # was never subject to the logger's level.
+    is_own = not _is_from_log(sys._getframe(1)) or _is_enabled_for(self, record.levelno)
+    try:
+        _capture(emitter, record, PRINTED if is_own and self.hasHandlers() else 0)
+    except Exception:
+        # A record that no logger makes, or no recursion left.
+        emitter.writer.drop(BULK, "unencodable")
+    if is_own:
+        _handle(self, record)
+
+
+def _is_from_log(caller: FrameType | None) -> bool:
+    while caller is not None and caller.f_code.co_name == "handle":
+        # A subclass of Logger has its own.
+        caller = caller.f_back
+    return caller is not None and caller.f_code is _log_code
 
 
 def _hooked_basic_config(**kwargs: Any) -> None:
@@ -87,7 +109,7 @@ def _hooked_basic_config(**kwargs: Any) -> None:
     _basic_config(**kwargs)
 
 
-def _capture(emitter: Emitter, record: logging.LogRecord) -> None:
+def _capture(emitter: Emitter, record: logging.LogRecord, flags: int) -> None:
     seen = emitter.words[_GENERATION]
     if seen != emitter.generation:
         seen = emitter.refresh()
@@ -97,12 +119,13 @@ def _capture(emitter: Emitter, record: logging.LogRecord) -> None:
         message = record.getMessage()
     except Exception:
         # A format that does not fit its arguments; the program's own handlers report it in their way.
-        message = f"{record.msg!r} % {record.args!r}"
+        text, arguments = (safe_text(part, repr, _MESSAGE_BYTES)[0] for part in (record.msg, record.args))
+        message = f"{text} % {arguments}"
     fields = {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
     if record.stack_info:
         fields["stack_info"] = record.stack_info
     exc_info = record.exc_info if record.exc_info and record.exc_info[1] is not None else None
-    emitter.event(record.levelno, record.name, message, fields, exc_info, seen)
+    emitter.event(record.levelno, record.name, message, fields, exc_info, seen, flags)
 
 
 def _chain_exception_hooks() -> None:
@@ -136,27 +159,28 @@ def _report(message: str, exc: BaseException) -> None:
 
 
 def _chain_warnings() -> None:
-    show = warnings.showwarning
+    """Wrap what `warnings` calls before `showwarning`, which is passed less than it prints."""
+    show = getattr(warnings, _SHOW)
+    print_message = vars(warnings)["_showwarnmsg_impl"]
 
-    def on_warning(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
+    def on_warning(warning: warnings.WarningMessage) -> None:
         emitter = current_emitter()
-        if emitter is not None and file is None:
-            seen = emitter.words[_GENERATION]
-            if seen != emitter.generation:
-                seen = emitter.refresh()
-            if emitter.filter.threshold("py.warnings") <= WARNING:
-                fields = {"category": category.__name__, "file": filename, "line": lineno}
-                try:
-                    emitter.event(WARNING, "py.warnings", str(message), fields, None, seen)
-                except Exception:
-                    emitter.writer.drop(LIFE, "unencodable")
-        show(message, category, filename, lineno, file, line)
+        # Inside `catch_warnings(record=True)` the program takes it; `logging.captureWarnings` makes a record of it.
+        is_taken = vars(warnings)["_showwarnmsg_impl"] is not print_message
+        if emitter is not None and not is_taken and getattr(warnings.showwarning, "__module__", "") != "logging":
+            try:
+                _capture_warning(emitter, warning)
+            except Exception:
+                emitter.writer.drop(VITAL, "unencodable")
+        show(warning)
 
-    warnings.showwarning = on_warning
+    setattr(warnings, _SHOW, on_warning)
+
+
+def _capture_warning(emitter: Emitter, warning: warnings.WarningMessage) -> None:
+    seen = emitter.words[_GENERATION]
+    if seen != emitter.generation:
+        seen = emitter.refresh()
+    if emitter.filter.threshold("py.warnings") <= WARNING:
+        fields = {"category": warning.category.__name__, "file": warning.filename, "line": warning.lineno}
+        emitter.event(WARNING, "py.warnings", str(warning.message), fields, None, seen, PRINTED)

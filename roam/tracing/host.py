@@ -9,13 +9,10 @@ nothing left behind.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import fnmatch
 import itertools
 import os
-import platform
-import queue
-import secrets
-import sys
 import threading
 import time
 import weakref
@@ -23,15 +20,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ..clock import ClockAnchor
 from ..errors import HostClosed
-from ..shm.doorbell import DoorbellPair
 from ..shm.layout import SegmentConfig
 from ..shm.reader import Chunk, Gap
 from ..shm.rundir import RunDirectory
-from ..shm.segment import Identity, MappedSegment, SegmentFile, boot_id, process_start_ticks
+from ..shm.segment import MappedSegment
 from . import emitter as emitters
 from .collector import Collector
+from .concluder import Concluder
 from .config import ConfigResult, TracingConfig
 from .emitter import Emitter
 from .fanout import FanOut
@@ -39,12 +35,12 @@ from .link import PeerLink
 from .peer import PeerOwner, Undertaker
 from .peers import PeerTable
 from .records import Peer, TaggedRecord
+from .reservation import reserve_link
 from .statistics import HostStatistics
 from .subscription import Subscription
 
 __all__ = ["TracingHost"]
 
-VERSION = "0.1.0"
 CLOSE_TIMEOUT_S = 15.0
 
 undertaker: Undertaker | None = None
@@ -90,19 +86,21 @@ class TracingHost:
         self._lock = threading.Lock()
         self._peers = PeerTable(retain_total_bytes)
         self._state = "open"
-        self._run = RunDirectory.create()
-        self._graves: queue.SimpleQueue[PeerLink | None] = queue.SimpleQueue()
-        self._fan_out = FanOut(forward=forward, config=self._config)
-        self._collector = Collector(self._deliver, self._graves.put)
-        self._undertaker = threading.Thread(target=self._conclude_all, name="roam-undertaker", daemon=True)
-        self._undertaker.start()
         self._emitter: Emitter | None = None
-        try:
-            self._own = self._make_own_peer()
-        except BaseException:
-            self._shut_down()
-            raise
+        self._own: PeerLink | None = None
+        self._run = RunDirectory.create()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._run.remove)
+            self._fan_out = FanOut(forward=forward, config=self._config)
+            undo.callback(self._fan_out.close)
+            self._concluder = Concluder(self._peers.bury)
+            undo.callback(self._concluder.close)
+            self._collector = Collector(self._deliver, self._concluder.put)
+            undo.callback(self._collector.close)
+            self._peers.own = self._own = self._make_own_peer()
+            undo.pop_all()
         _open_hosts.add(self)
+        self._install()
 
     # Peers.
 
@@ -110,22 +108,32 @@ class TracingHost:
         """Reserve an id, a segment and everything else that a process needs to attach.
 
         For a process that roam does not start, give its ticket to `subprocess.Popen(cmd, env=os.environ |
-        peer.ticket.environ, pass_fds=peer.ticket.fds)` and call `roam.init_cell_tracing()` there. `owner` is whoever
+        peer.ticket.environ, pass_fds=peer.ticket.fds)` and call `roam.init_cell_tracing()` there. The process is the
+        caller's: it is neither ended nor waited for, and when the host closes it goes on untraced. `owner` is whoever
         stands behind the peer; `in_process` takes memory instead of a file, for a peer in this process.
-        Raises `HostClosed`, `NoSpace` or `OSError`, with nothing left behind.
+
+        Raises `HostClosed`, `NoSpace` or `OSError`, with nothing left behind; `TypeError` or `ValueError` for a name
+        that is none.
         """
+        if not isinstance(name, str):
+            raise TypeError(f"a peer's name is a string, not {type(name).__name__}")
         if not name:
             raise ValueError("a peer needs a name of at least one character")
         with self._lock:
             if not self.is_open:
                 raise HostClosed("register_peer")
-            link = self._make_link(name, owner, in_process)
-            if owner is None and undertaker is not None and not in_process:
-                undertaker.adopt(link)
+            link = self._reserve(name, owner, in_process=in_process)
+            with contextlib.ExitStack() as undo:
+                undo.callback(link.close)
+                undo.callback(link.discard)
+                link.is_awaited = owner is None and not in_process
+                if link.is_awaited and undertaker is not None:
+                    undertaker.adopt(link)
+                # Under the lock, so that a configuration that `set_config` posts meanwhile comes after it.
+                link.post_config(self._config)
+                undo.pop_all()
             self._peers.add(link)
-        link.post_config(self._config)
-        if not self._collector.ask(lambda: self._collector.add(link), CLOSE_TIMEOUT_S):
-            raise HostClosed("register_peer")
+            self._collector.call(lambda: self._collector.add(link))
         return link
 
     def started(self, link: PeerLink, pid: int, pidfd: int) -> None:
@@ -164,7 +172,7 @@ class TracingHost:
     @property
     def peers(self) -> tuple[Peer, ...]:
         """All peers that the host remembers, in the order of their ids. The host itself is peer 0."""
-        return tuple(link.peer for link in self._everybody)
+        return tuple(link.peer for link in self._peers.all)
 
     @property
     def cells(self) -> tuple[PeerOwner, ...]:
@@ -182,23 +190,22 @@ class TracingHost:
         """
         if not self.is_open:
             raise HostClosed("subscribe")
-        return self._fan_out.subscribe(filter, capacity, self._everybody if replay else ())
+        return self._fan_out.subscribe(filter, capacity, (lambda: self._peers.all) if replay else None)
 
     def records(self, *, cell: object = None, last: int | None = None) -> list[TaggedRecord]:
         """What the host keeps, in time order: of one peer (a name, a `Cell`, a `Peer` or a peer id) or of all; the
         `last` ones only, where given."""
-        links = self._everybody if cell is None else self._peers.named(cell)
+        links = self._peers.all if cell is None else self._peers.named(cell)
         found = [TaggedRecord(link.peer, record) for link in links for record in link.records()]
         found.sort(key=lambda tagged: tagged.record.time_ns)
         return found if last is None else found[max(0, len(found) - last) :]
 
     def statistics(self) -> HostStatistics:
         """The numbers of all peers at this moment."""
-        links = self._everybody
         return HostStatistics(
-            peers={link.peer.peer_id: link.statistics() for link in links},
-            retained_bytes=self._own.retention.size_bytes + self._peers.retained_bytes,
-            evicted=self._own.retention.evicted + self._peers.evicted,
+            peers={link.peer.peer_id: link.statistics() for link in self._peers.all},
+            retained_bytes=self._peers.retained_bytes,
+            evicted=self._peers.evicted,
             forwarding=self._fan_out.forwarding_statistics(),
         )
 
@@ -211,12 +218,14 @@ class TracingHost:
         if not self.is_open:
             raise HostClosed("set_config")
         deadline = time.monotonic() + timeout
-        if cells == "*":
-            self._config = config
-            self._own.post_config(config)
-            self._fan_out.config = config
-        links = [link for link in self._peers.live if fnmatch.fnmatchcase(link.peer.name, cells)]
-        posted = [(link, link.post_config(config)) for link in links]
+        with self._lock:
+            if cells == "*" and self._own is not None:
+                # First, because it raises where the configuration is too large, and nothing has changed then.
+                self._own.post_config(config)
+                self._config = config
+                self._fan_out.config = config
+            links = [link for link in self._peers.live if fnmatch.fnmatchcase(link.peer.name, cells)]
+            posted = [(link, link.post_config(config)) for link in links]
         return {
             link.owner: link.acknowledged(generation, deadline) for link, generation in posted if link.owner is not None
         }
@@ -247,7 +256,7 @@ class TracingHost:
             ender.join()
         for link in links:
             # What still lives was not started by roam: it goes on, and its records end here.
-            if link.pidfd < 0 or not link.concluded.wait(CLOSE_TIMEOUT_S):
+            if not link.has_ended() or not link.concluded.wait(CLOSE_TIMEOUT_S):
                 self.release(link)
         self._shut_down()
 
@@ -271,11 +280,10 @@ class TracingHost:
         self.close()
 
     def _shut_down(self) -> None:
-        if self._emitter is not None and emitters.current_emitter() is self._emitter:
-            emitters.install(None)
-        self._graves.put(None)
-        self._undertaker.join()
-        own = getattr(self, "_own", None)
+        self._state = "closed"
+        self._uninstall()
+        self._concluder.close()
+        own = self._own
         if own is not None:
             self._collector.ask(lambda: self._drain_last(own), CLOSE_TIMEOUT_S)
         self._collector.close()
@@ -284,127 +292,86 @@ class TracingHost:
             own.discard()
             own.close()
         self._run.remove()
-        self._state = "closed"
 
     def forget(self) -> None:
         """In a forked child: close this host's ends of everything, touch nothing else."""
-        if self._state == "open":
-            self._state = "forked"
-            if emitters.current_emitter() is self._emitter:
-                emitters.install(None)
-            for link in [self._own, *self._peers.live]:
-                if link.peer.pid is not None:
-                    link.forget()
-            self._collector.forget()
-            self._run.forget()
+        if self._state not in ("open", "closing"):
+            return
+        self._state = "forked"
+        # Other threads of the parent may hold any lock, and are not here to release it.
+        self._lock = threading.Lock()
+        for link in self._peers.forget():
+            link.forget()
+        self._fan_out.forget()
+        self._collector.forget()
+        self._run.forget()
 
     # Inside.
 
     def _make_own_peer(self) -> PeerLink:
         """Peer 0: this process, with a segment of its own, so that `roam.info` here is collected like any cell's."""
-        link = self._make_link("host", None, False)
-        link.post_config(self._config)
-        link.peer = Peer(0, link.peer.epoch, "host", self.pid)
-        emitter = Emitter(MappedSegment(link.segment.fd), ring=self._ring_own)
-        if emitters.current_emitter() is None:
-            self._emitter = emitter
-            emitters.install(emitter)
-        self._collector.ask(lambda: self._collector.add(link), CLOSE_TIMEOUT_S)
+        link = self._reserve("host")
+        try:
+            link.post_config(self._config)
+            link.peer = Peer(0, link.peer.epoch, "host", self.pid)
+            self._emitter = Emitter(MappedSegment(link.segment.fd), ring=self._ring_own)
+            self._collector.ask(lambda: self._collector.add(link), CLOSE_TIMEOUT_S)
+        except BaseException:
+            link.discard()
+            link.close()
+            raise
         return link
 
-    @property
-    def _everybody(self) -> list[PeerLink]:
-        return [self._own, *self._peers.all]
-
     def _ring_own(self) -> None:
-        own = getattr(self, "_own", None)
-        if own is not None:
-            self.stir(own)
+        if self._own is not None:
+            self.stir(self._own)
 
-    def _make_link(self, name: str, owner: PeerOwner | None, in_process: bool) -> PeerLink:
+    def _install(self) -> None:
+        """Be the tracing of this process, unless it is a cell or has another host."""
+        if emitters.current_emitter() is None and self.is_open:
+            emitters.install(self._emitter)
+
+    def _uninstall(self) -> None:
+        emitter, self._emitter = self._emitter, None
+        if emitter is not None and emitters.current_emitter() is emitter:
+            emitters.install(None)
+            for host in list(_open_hosts):
+                host._install()  # noqa: SLF001 -- another object of this class
+
+    def _reserve(self, name: str, owner: PeerOwner | None = None, *, in_process: bool = False) -> PeerLink:
         peer = Peer(next(self._ids), 1, name, self.pid if in_process else None)
-        identity = Identity(
-            peer_id=peer.peer_id,
-            epoch=peer.epoch,
-            name=name,
-            nonce=secrets.token_bytes(16),
-            host_pid=self.pid,
-            host_start_ticks=process_start_ticks(self.pid),
-            boot_id=boot_id(),
-            anchor=ClockAnchor.now(),
-            roam_version=VERSION,
-            python_version=platform.python_version(),
-        )
-        stem = self._run.new_stem(peer.peer_id)
-        path = self._run.path / f"{stem}.segment"
-        if in_process:
-            segment = SegmentFile.create_anonymous(self._segment_config, identity)
-        else:
-            segment = SegmentFile.create(path, self._segment_config, identity)
-        fault_path = self._run.path / f"{stem}.fault"
-        fault_fd = -1
-        doorbell = None
-        try:
-            if peer.peer_id and not in_process:
-                flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                fault_fd = os.open(fault_path, flags, 0o600)
-                doorbell = DoorbellPair.create()
-        except OSError:
-            segment.close()
-            path.unlink(missing_ok=True)
-            fault_path.unlink(missing_ok=True)
-            if fault_fd >= 0:
-                os.close(fault_fd)
-            raise
-        return PeerLink(
-            peer=peer,
-            segment=segment,
-            doorbell=doorbell,
-            fault_fd=fault_fd,
-            run_path=self._run.path,
-            stem=stem,
+        return reserve_link(
+            peer,
+            self._run,
+            self._segment_config,
             owner=owner,
             keeper=self,
             retain_bytes=self._retain_bytes,
+            in_process=in_process,
         )
 
     def _deliver(self, link: PeerLink, items: list[Chunk | Gap], final: bool) -> None:
         """Collector thread: hand on what was read."""
-        if link.peer.pid is None:
-            self._welcome(link)
+        if link.peer.pid is None and (pid := link.claimed_pid()):
+            # Its first records can overtake whoever started it.
+            link.peer = Peer(link.peer.peer_id, link.peer.epoch, link.peer.name, pid)
+        if link.is_awaited and link.peer.pid is not None:
+            self._welcome(link, link.peer.pid)
         self._fan_out.deliver(link, items, final)
         if items:
-            self._peers.trim()
+            self._peers.trim(items)
 
-    def _welcome(self, link: PeerLink) -> None:
+    def _welcome(self, link: PeerLink, pid: int) -> None:
         """A process that roam did not start has attached: watch it from now on."""
-        pid = link.claimed_pid()
-        if not pid:
-            return
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError:
-            # Gone already, or a number that is none: the doorbell's end of file has to do.
-            return
-        link.peer = Peer(link.peer.peer_id, link.peer.epoch, link.peer.name, pid)
-        link.pidfd = pidfd
+        link.is_awaited = False
         link.close_cell_end()
-        self._collector.watch(link)
-
-    def _conclude_all(self) -> None:
-        """The second thread: owners conclude here, so that the collector never waits for a disk."""
-        while (link := self._graves.get()) is not None:
-            try:
-                remains = link.remains()
-                if link.owner is not None:
-                    link.owner.conclude(remains)
-                else:
-                    link.discard()
-            except Exception:
-                sys.excepthook(*sys.exc_info())
-            finally:
-                self._peers.bury(link)
-                link.close()
+        try:
+            link.pidfd = os.pidfd_open(pid)
+        except (OSError, OverflowError):
+            # It came and went, or wrote a number that is none. Nobody will ever say that it has ended.
+            self._collector.call(lambda: self._collector.conclude(link))
+        else:
+            self._collector.watch(link)
 
 
 def _forget_hosts() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..exit import Stage
-from ..shm.layout import CAUSES, LANES, StatusWord, dropped_word
+from ..shm.layout import CAUSES, LANES, StatusWord, announced_word, dropped_word
 from ..shm.reader import RingReader
 from ..shm.segment import SegmentFile
 from ..shm.spans import read_open_spans
+from ..stage import Stage
 from .peer import OpenSpan, open_span_of
+from .records import Lost
 from .statistics import LaneStatistics, PeerStatistics
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "result_length_of",
     "stage_of",
     "status_word",
+    "unannounced_of",
 ]
 
 FAULT_LIMIT_BYTES = 1 << 20
@@ -76,6 +78,18 @@ def peer_statistics(
         retained_bytes=retained_bytes,
         evicted=evicted,
     )
+
+
+def unannounced_of(words: list[int], time_ns: int) -> list[Lost]:
+    """What a cell dropped and could not announce in its lanes any more, for the end of its stream."""
+    found = []
+    for lane, name in enumerate(LANES):
+        for index, cause in enumerate(CAUSES):
+            dropped = status_word(words, dropped_word(lane, index))
+            announced = status_word(words, announced_word(lane, index))
+            if dropped > announced:
+                found.append(Lost(name, None, dropped - announced, cause, time_ns))
+    return found
 
 
 def stage_of(words: list[int]) -> Stage:

@@ -7,18 +7,20 @@ numbers, under the link's lock. Failure: damaged or truncated segments become co
 from __future__ import annotations
 
 import os
+import select
 import threading
 import time
 from pathlib import Path
 from typing import Protocol
 
 from ..clock import ClockAnchor
-from ..exit import CellExit, Stage
+from ..exit import CellExit
 from ..shm.doorbell import DoorbellPair
-from ..shm.layout import CAUSES, LANES, HostWord, StatusWord, announced_word, dropped_word
+from ..shm.layout import LANES, HostWord, StatusWord
 from ..shm.mailbox import MailboxWriter
 from ..shm.reader import Chunk, Gap
 from ..shm.segment import SegmentFile
+from ..stage import Stage
 from ..ticket import SpawnTicket
 from .config import ConfigResult, TracingConfig
 from .inspection import (
@@ -31,8 +33,9 @@ from .inspection import (
     result_length_of,
     stage_of,
     status_word,
+    unannounced_of,
 )
-from .peer import OpenSpan, PeerOwner, Remains, decode_chunks, lost_of
+from .peer import OpenSpan, PeerOwner, Remains, decode_chunks, lost_of, time_of_gap
 from .records import Lost, Peer, Record
 from .retention import Retention
 from .statistics import PeerStatistics
@@ -65,7 +68,12 @@ class LinkKeeper(Protocol):
 
 
 class PeerLink:
-    """One peer as its host sees it; what `TracingHost.register_peer` returns."""
+    """One peer as its host sees it; what `TracingHost.register_peer` returns.
+
+    Whoever registered it uses `ticket`, `peer`, `stage`, `records`, `open_spans`, `statistics`, `set_config`, `join`,
+    `exit` and `dump_path`, from any thread. A launcher of processes also uses `started` or `abandon`, `request_stop`,
+    `result_length`, and `discard` when the evidence is safe. The rest is for the host.
+    """
 
     def __init__(
         self,
@@ -90,6 +98,8 @@ class PeerLink:
         self._cell_fd = doorbell.cell_fd if doorbell is not None else -1
         self._fault_fd = fault_fd
         self.pidfd = -1
+        self.is_awaited = False
+        """Whether a process that roam does not start has still to attach."""
         self.concluded = threading.Event()
         """Set once the owner has concluded and everything was closed."""
         self.quiet_polls = 0
@@ -183,21 +193,13 @@ class PeerLink:
             if isinstance(item, Chunk):
                 self.retention.keep(item)
             else:
-                self.retention.lose(lost_of(item, self._time_of_gap(items, index, now_ns)))
-
-    def _time_of_gap(self, items: list[Chunk | Gap], index: int, now_ns: int) -> int:
-        """Just before the record that follows the gap, so that it sorts into its place."""
-        for item in items[index + 1 :]:
-            if isinstance(item, Chunk):
-                for _, monotonic_ns, _ in item:
-                    return self.anchor.to_wall_ns(monotonic_ns) - 1
-        return now_ns
+                self.retention.lose(lost_of(item, time_of_gap(items, index, self.anchor) or now_ns))
 
     def gap_record(self, items: list[Chunk | Gap], index: int) -> Lost:
         """The `Lost` for the gap at `index` of what `collect` returned."""
         item = items[index]
         assert isinstance(item, Gap)
-        return lost_of(item, self._time_of_gap(items, index, time.time_ns()))
+        return lost_of(item, time_of_gap(items, index, self.anchor) or time.time_ns())
 
     def arm(self) -> None:
         """Ask the cell to ring once, with its next record."""
@@ -210,7 +212,12 @@ class PeerLink:
     def has_stirred(self) -> bool:
         """Whether the cell's heartbeat moved since the last poll: one read, for peers that sleep."""
         with self._lock:
-            return self.segment.fd >= 0 and self.segment.word(StatusWord.HEARTBEAT) != self.heartbeat
+            if self.segment.fd < 0:
+                return False
+            if self.is_awaited and self.claimed_pid():
+                # It attached, and died before it could ring.
+                return True
+            return self.segment.word(StatusWord.HEARTBEAT) != self.heartbeat
 
     def claimed_pid(self) -> int:
         """The process id that the cell has written, 0 before it attached."""
@@ -218,14 +225,7 @@ class PeerLink:
 
     def unannounced(self) -> list[Lost]:
         """What the cell dropped and could not announce any more, for the end of its stream."""
-        words = self.segment.status_words()
-        found = []
-        for lane, name in enumerate(LANES):
-            for index, cause in enumerate(CAUSES):
-                dropped = status_word(words, dropped_word(lane, index))
-                announced = status_word(words, announced_word(lane, index))
-                if dropped > announced:
-                    found.append(Lost(name, None, dropped - announced, cause, time.time_ns()))
+        found = unannounced_of(self.segment.status_words(), time.time_ns())
         for lost in found:
             self.retention.lose(lost)
         return found
@@ -263,12 +263,17 @@ class PeerLink:
             return self._measure(self.segment.status_words(), 0)
 
     def post_config(self, config: TracingConfig) -> int:
-        """Put a configuration in force; returns its generation. Raises `ConfigTooLarge`."""
+        """Put a configuration in force; returns its generation. Raises `ConfigTooLarge`, or `TypeError` for anything
+        else than a configuration; the old one stays then."""
+        if not isinstance(config, TracingConfig):
+            raise TypeError(f"a configuration is a TracingConfig, as in TracingConfig('info'), not {config!r}")
         with self._lock:
-            self._config = config
             if self.segment.fd < 0:
-                return self._mailbox.generation
-            return self._mailbox.post(config.to_bytes())
+                # Nobody is left to acknowledge it.
+                return self._mailbox.generation + 1
+            generation = self._mailbox.post(config.to_bytes())
+            self._config = config
+            return generation
 
     @property
     def config(self) -> TracingConfig:
@@ -297,6 +302,15 @@ class PeerLink:
                 self.segment.store_word(HostWord.STOP, 1)
 
     # The end.
+
+    def has_ended(self) -> bool:
+        """Whether the process has ended, as far as the host can know."""
+        with self._lock:
+            if self.pidfd < 0:
+                return self.concluded.is_set()
+            poll = select.poll()
+            poll.register(self.pidfd, select.POLLIN)
+            return bool(poll.poll(0))
 
     def remains(self) -> Remains:
         """Everything that is left, after the final drain."""
@@ -354,10 +368,15 @@ class PeerLink:
                     os.close(fd)
             self.doorbell_fd = self._fault_fd = self.pidfd = -1
             self.segment.close()
-        self.concluded.set()
+            self.concluded.set()
 
     def forget(self) -> None:
-        """In a forked child of the host: close the descriptors, touch nothing else."""
+        """In a forked child of the host: close the descriptors, touch nothing else. Those of a cell that is being
+        started stay: the child may be that cell."""
+        self._lock = threading.RLock()
+        self.retention.forget()
+        if self.peer.pid is None and not self.is_awaited:
+            return
         for fd in (self.doorbell_fd, self._cell_fd, self._fault_fd, self.pidfd, self.segment.fd):
             if fd >= 0:
                 try:

@@ -3,7 +3,8 @@
 Wire values are int (64 bit), float, bool, str, bytes, None, and lists and dicts of these with text keys. Subclasses
 of the plain types become the plain type through the slots of the base class, so that no overridden method runs;
 every other object becomes its `repr`, cut. The only user code that runs here is `__repr__` and `__str__`, and
-whatever it raises becomes text, except KeyboardInterrupt: nothing here has state to protect from it.
+whatever it raises becomes text, except KeyboardInterrupt and SystemExit, which may come from a signal handler:
+nothing here has state to protect from them.
 """
 
 from __future__ import annotations
@@ -101,12 +102,13 @@ def _cut(text: str, room_bytes: int) -> tuple[str, bool]:
 def safe_text(value: object, convert: Callable[[object], str], room_bytes: int) -> tuple[str, int, bool]:
     """`convert(value)` cut to `room_bytes`, its length before the cut, and whether it is whole.
 
-    `convert` is `str` or `repr`. What it raises becomes `<repr failed: TypeError>`; only KeyboardInterrupt passes through.
+    `convert` is `str` or `repr`. What it raises becomes `<repr failed: TypeError>`; only
+    KeyboardInterrupt and SystemExit pass through.
     """
     try:
         text = convert(value)
         length = str.__len__(text)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         text = f"<{convert.__name__} failed: {type_name(type(error))}>"
@@ -308,7 +310,7 @@ class Normaliser:
 def normalise(fields: object, limit_bytes: int) -> Normalised:
     """The fields of a record as wire values, of which none is longer than `limit_bytes`.
 
-    Never raises, except that a KeyboardInterrupt passes through. The whole may still be longer than `limit_bytes`
+    Never raises, except that KeyboardInterrupt and SystemExit pass through. The whole may still be longer than `limit_bytes`
     where many fields are long; `roam.tracing.codec` cuts further, longest first.
     """
     if fields is None:

@@ -9,10 +9,12 @@ import os
 import time
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from ..shm.layout import MAILBOX_HEAD, MAILBOX_OFFSET, MAILBOX_SLOT_BYTES, HostWord, StatusWord
 from ..shm.mailbox import LIMIT_BYTES
-from ..shm.reader import Chunk
-from ..shm.segment import SegmentFile
+from ..shm.reader import Chunk, Gap
+from ..shm.segment import SegmentFile, boot_id
 from .config import TracingConfig
 from .inspection import (
     FAULT_LIMIT_BYTES,
@@ -24,18 +26,22 @@ from .inspection import (
     result_length_of,
     stage_of,
     status_word,
+    unannounced_of,
 )
-from .peer import Remains, lost_of
-from .records import Lost, Peer
+from .peer import Remains, lost_of, time_of_gap
+from .records import Peer
 
 __all__ = ["remains_of_segment"]
+
+_MAPS_BYTES = 16 << 20
 
 
 def remains_of_segment(path: str | os.PathLike[str]) -> Remains:
     """Everything that a segment file and the files beside it still hold.
 
-    What its host had collected before and the ring has overwritten since counts as lost here. Raises
-    `SegmentCorrupt`, `SegmentVersionMismatch` or `OSError` where the file is no segment.
+    What its host had collected before and the ring has overwritten since counts as lost here. The ages of open spans
+    are those of the moment of death, as far as the segment knows it. Raises `SegmentCorrupt`,
+    `SegmentVersionMismatch` or `OSError` where the file cannot be opened or is no segment; nothing afterwards.
     """
     segment = SegmentFile.open(path)
     try:
@@ -46,30 +52,42 @@ def remains_of_segment(path: str | os.PathLike[str]) -> Remains:
 
 def _remains(segment: SegmentFile, path: Path) -> Remains:
     identity = segment.identity
-    now_ns = time.monotonic_ns()
+    anchor = identity.anchor
     readers = segment.lane_readers()
-    chunks: list[Chunk] = []
-    lost: list[Lost] = []
-    for reader in readers:
-        for item in reader.poll(final=True):
-            if isinstance(item, Chunk):
-                chunks.append(item)
-            else:
-                lost.append(lost_of(item, identity.anchor.wall_ns))
+    polls = [reader.poll(final=True) for reader in readers]
     words = segment.status_words()
-    heartbeat = status_word(words, StatusWord.HEARTBEAT)
+    pid = status_word(words, StatusWord.PID) or None
+    is_this_boot = identity.boot_id == boot_id()
+    is_live = pid is not None and is_this_boot and _maps(pid, segment.fd)
+    now_ns = time.monotonic_ns()
     spans, torn = open_spans_of(segment, now_ns)
+    until_ns = now_ns
+    if not is_live:
+        # The last sign of life: a record, or a span where none was written.
+        heartbeat = status_word(words, StatusWord.HEARTBEAT)
+        signs = [anchor.to_monotonic_ns(span.started_ns) for span in spans]
+        until_ns = max(anchor.monotonic_ns, *signs, heartbeat if heartbeat <= now_ns or not is_this_boot else 0)
+        spans = [replace(span, age_ns=until_ns - sign) for span, sign in zip(spans, signs, strict=True)]
+    died_ns = anchor.to_wall_ns(until_ns)
+    lost = [
+        lost_of(item, time_of_gap(items, index, anchor) or died_ns)
+        for items in polls
+        for index, item in enumerate(items)
+        if isinstance(item, Gap)
+    ]
+    if not is_live:
+        lost += unannounced_of(words, died_ns)
     stem = path.with_suffix("")
     return Remains(
-        peer=Peer(identity.peer_id, identity.epoch, identity.name, status_word(words, StatusWord.PID) or None),
-        anchor=identity.anchor,
-        chunks=chunks,
+        peer=Peer(identity.peer_id, identity.epoch, identity.name, pid),
+        anchor=anchor,
+        chunks=[item for items in polls for item in items if isinstance(item, Chunk)],
         lost=lost,
         open_spans=spans,
         statistics=peer_statistics(readers, words, torn=torn),
         stage=stage_of(words),
         config=_config_of(segment),
-        died_ns=identity.anchor.to_wall_ns(heartbeat or now_ns),
+        died_ns=died_ns,
         fault_text=read_tail(stem.with_suffix(".fault"), FAULT_LIMIT_BYTES),
         stderr_tail=read_tail(stem.with_suffix(".stderr"), STDERR_LIMIT_BYTES),
         header=header_of(segment),
@@ -77,8 +95,22 @@ def _remains(segment: SegmentFile, path: Path) -> Remains:
         result_length=result_length_of(words),
         cpu_ns=status_word(words, StatusWord.CPU_NS) or None,
         max_rss_bytes=status_word(words, StatusWord.MAX_RSS) or None,
+        is_live=is_live,
         said_goodbye=status_word(words, StatusWord.STATE) == 2,
     )
+
+
+def _maps(pid: int, fd: int) -> bool:
+    """Whether process `pid` has the file mapped. A number that was used again names a process that has not."""
+    try:
+        status = os.fstat(fd)
+        with open(f"/proc/{pid}/maps", "rb") as file:
+            maps = file.read(_MAPS_BYTES)
+    except OSError:
+        return False
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    wanted = [device.encode(), str(status.st_ino).encode()]
+    return any(line.split(None, 5)[3:5] == wanted for line in maps.splitlines())
 
 
 def _config_of(segment: SegmentFile) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,10 +11,11 @@ import msgspec
 
 from ..clock import ClockAnchor
 from ..errors import RecordError
-from ..exit import CellExit, Stage
+from ..exit import CellExit
 from ..shm.layout import LANES
 from ..shm.reader import Chunk, Gap
 from ..shm.spans import OpenBody
+from ..stage import Stage
 from .codec import decode
 from .records import Lost, Peer, Record, SpanEnter
 from .statistics import PeerStatistics
@@ -22,7 +23,7 @@ from .statistics import PeerStatistics
 if TYPE_CHECKING:
     from .link import PeerLink
 
-__all__ = ["OpenSpan", "PeerOwner", "Remains", "Undertaker", "decode_chunks", "lost_of", "open_span_of"]
+__all__ = ["OpenSpan", "PeerOwner", "Remains", "Undertaker", "decode_chunks", "lost_of", "open_span_of", "time_of_gap"]
 
 
 class OpenSpan(msgspec.Struct, frozen=True):
@@ -56,7 +57,8 @@ class Remains:
     config: str
     """Text of the capture filter in force."""
     died_ns: int
-    """Wall-clock nanoseconds of the moment it was found dead, or was looked at."""
+    """Wall-clock nanoseconds of the moment it was found dead; without a host of its last sign of life, or, if it
+    still lives, of the moment it was looked at."""
     fault_text: bytes
     stderr_tail: bytes
     header: dict[str, str | int]
@@ -65,6 +67,8 @@ class Remains:
     cpu_ns: int | None = None
     """Processor time as the cell itself last said it."""
     max_rss_bytes: int | None = None
+    is_live: bool = False
+    """Whether the process still has the segment mapped. Only looked at where no host says so."""
     said_goodbye: bool = False
     """Whether the cell reached its own end, after its target."""
     damage: list[str] = field(default_factory=list)
@@ -134,6 +138,15 @@ def _time_of(record: Record) -> int:
 def lost_of(gap: Gap, time_ns: int) -> Lost:
     """A gap as a record, at the place in time where it was noticed."""
     return Lost(LANES[gap.lane], gap.first_seq, gap.count, gap.cause, time_ns)
+
+
+def time_of_gap(items: Sequence[Chunk | Gap], index: int, anchor: ClockAnchor) -> int | None:
+    """Just before the record that follows the gap at `index`, so that it sorts into its place; None if none does."""
+    for item in items[index + 1 :]:
+        if isinstance(item, Chunk):
+            for _, monotonic_ns, _ in item:
+                return anchor.to_wall_ns(monotonic_ns) - 1
+    return None
 
 
 def open_span_of(body: OpenBody, anchor: ClockAnchor, now_ns: int) -> OpenSpan | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 
+from ..shm.reader import Chunk, Gap
 from .link import PeerLink
 from .records import Peer
+from .retention import CHUNK_OVERHEAD_BYTES
 
 __all__ = ["PeerTable"]
 
@@ -18,7 +20,10 @@ class PeerTable:
     """Links by peer id. Threads: any. `limit_bytes` bounds what all of them keep together."""
 
     def __init__(self, limit_bytes: int) -> None:
+        self.own: PeerLink | None = None
+        """The host itself: among `all`, not among the `live`, which can end."""
         self._limit_bytes = limit_bytes
+        self._most_bytes = 0
         self._lock = threading.Lock()
         self._live: dict[int, PeerLink] = {}
         self._dead: deque[PeerLink] = deque()
@@ -55,7 +60,8 @@ class PeerTable:
         """Everybody, in the order of their ids."""
         with self._lock:
             links = [*self._dead, *self._live.values()]
-        return sorted(links, key=lambda link: link.peer.peer_id)
+        links.sort(key=lambda link: link.peer.peer_id)
+        return [self.own, *links] if self.own is not None else links
 
     @property
     def retained_bytes(self) -> int:
@@ -67,10 +73,20 @@ class PeerTable:
         """Records that were kept and given up since."""
         return sum(link.retention.evicted for link in self.all) + self._forgotten
 
-    def trim(self) -> None:
-        """Get back within the limit: the dead give first, oldest first, then whoever keeps most."""
+    def trim(self, added: list[Chunk | Gap]) -> None:
+        """Get back within the limit, now that `added` is kept. Collector thread only.
+
+        The dead give first, oldest first, then whoever keeps most; a bit more than they have to, so that not every
+        call has to ask everybody.
+        """
+        self._most_bytes += sum(len(item.data) + CHUNK_OVERHEAD_BYTES for item in added if isinstance(item, Chunk))
+        if self._most_bytes <= self._limit_bytes:
+            return
         links = self.all
-        excess = sum(link.retention.size_bytes for link in links) - self._limit_bytes
+        self._most_bytes = sum(link.retention.size_bytes for link in links)
+        if self._most_bytes <= self._limit_bytes:
+            return
+        excess = self._most_bytes - self._limit_bytes * 15 // 16
         while excess > 0:
             with self._lock:
                 dead = next((link for link in self._dead if link.retention.size_bytes), None)
@@ -78,6 +94,12 @@ class PeerTable:
             if not freed:
                 return
             excess -= freed
+            self._most_bytes -= freed
+
+    def forget(self) -> list[PeerLink]:
+        """In a forked child, where nobody releases a lock that another thread holds in the parent: everybody."""
+        self._lock = threading.Lock()
+        return self.all
 
     def named(self, cell: object) -> list[PeerLink]:
         """The peers that `cell` means: a name, a peer id, a `Peer`, a link or its owner."""

@@ -5,6 +5,9 @@ The classes are at once the wire format and the public objects. On the wire a re
 absent. `time_ns`, `seq` and `lane` never come from the body: the reader sets them from the ring, after decoding.
 
 Every class answers every attribute of `Record`; where a kind has no such thing it is None or an empty dict.
+
+Records are outside the garbage collector (`gc=False`): a decoded record cannot be part of a cycle, and a host that
+keeps a hundred thousand of them would otherwise have them all walked again and again.
 """
 
 from __future__ import annotations
@@ -14,13 +17,17 @@ from typing import Any, ClassVar, TypeAlias
 
 import msgspec
 
-from ..exit import ExceptionText
+from ..stage import ExceptionText
 
 __all__ = [
     "CRITICAL",
+    "CUT",
     "DEBUG",
     "ERROR",
+    "FIELD_CONVERTED",
     "INFO",
+    "MESSAGE_CONVERTED",
+    "PRINTED",
     "TRACE",
     "WARNING",
     "Dropped",
@@ -44,6 +51,8 @@ FIELD_CONVERTED = 2
 """Flag: at least one field value (or key) had no wire type of its own and was turned into bounded text."""
 CUT = 4
 """Flag: something was cut to fit; `cuts` has the original lengths."""
+PRINTED = 8
+"""Flag: the program's own handlers or hooks were given it too, so whoever reads its standard error has seen it."""
 
 
 def level_name(level: int) -> str:
@@ -51,7 +60,7 @@ def level_name(level: int) -> str:
     return _NAMES.get(level) or f"LEVEL {level}"
 
 
-class Event(msgspec.Struct, array_like=True, tag_field="kind", tag=0, kw_only=False):
+class Event(msgspec.Struct, array_like=True, gc=False, tag_field="kind", tag=0):
     """A moment: one call of `roam.info` and its family, one `logging` record, one warning, one uncaught exception."""
 
     level: int
@@ -74,7 +83,7 @@ class Event(msgspec.Struct, array_like=True, tag_field="kind", tag=0, kw_only=Fa
     parent_id: ClassVar[None] = None
 
 
-class SpanEnter(msgspec.Struct, array_like=True, tag_field="kind", tag=1):
+class SpanEnter(msgspec.Struct, array_like=True, gc=False, tag_field="kind", tag=1):
     """A span begins, or a generator's span is entered again. `message` is the span's name."""
 
     level: int
@@ -94,7 +103,7 @@ class SpanEnter(msgspec.Struct, array_like=True, tag_field="kind", tag=1):
     exception: ClassVar[None] = None
 
 
-class SpanExit(msgspec.Struct, array_like=True, tag_field="kind", tag=2):
+class SpanExit(msgspec.Struct, array_like=True, gc=False, tag_field="kind", tag=2):
     """A generator yields: its span is left, and will be entered again or closed."""
 
     level: int
@@ -114,7 +123,7 @@ class SpanExit(msgspec.Struct, array_like=True, tag_field="kind", tag=2):
     cuts: ClassVar[Mapping[str, int]] = {}
 
 
-class SpanClose(msgspec.Struct, array_like=True, tag_field="kind", tag=3):
+class SpanClose(msgspec.Struct, array_like=True, gc=False, tag_field="kind", tag=3):
     """A span ends. `fields` are those recorded since it was entered."""
 
     level: int
@@ -135,7 +144,7 @@ class SpanClose(msgspec.Struct, array_like=True, tag_field="kind", tag=3):
     kind: ClassVar[str] = "span_close"
 
 
-class Dropped(msgspec.Struct, array_like=True, tag_field="kind", tag=4):
+class Dropped(msgspec.Struct, array_like=True, gc=False, tag_field="kind", tag=4):
     """Before this place in its lane the cell dropped records that never got a sequence number. `counts` is by cause."""
 
     counts: dict[str, int]
@@ -164,7 +173,7 @@ class Dropped(msgspec.Struct, array_like=True, tag_field="kind", tag=4):
         return "dropped before writing: " + ", ".join(f"{count} {cause}" for cause, count in self.counts.items())
 
 
-class Lost(msgspec.Struct, array_like=True, tag_field="kind", tag=5):
+class Lost(msgspec.Struct, array_like=True, gc=False, tag_field="kind", tag=5):
     """Made by the host: `count` records of `lane` from sequence `first_seq` on are gone. `first_seq` is None where they never had one."""
 
     lane: str
@@ -205,7 +214,7 @@ Record: TypeAlias = Event | SpanEnter | SpanExit | SpanClose | Dropped | Lost
 """Anything that a stream of records can hold."""
 
 
-class Peer(msgspec.Struct, frozen=True):
+class Peer(msgspec.Struct, frozen=True, gc=False):
     """One attachment: an id that is never reused while its host lives, the epoch of its segment, a name, a process id."""
 
     peer_id: int

@@ -12,7 +12,7 @@ from ..shm.layout import LANES
 from ..shm.reader import Chunk
 from .records import Lost
 
-__all__ = ["Retention"]
+__all__ = ["CHUNK_OVERHEAD_BYTES", "Retention"]
 
 CHUNK_OVERHEAD_BYTES = 256
 """What keeping a chunk costs beside its bytes."""
@@ -56,6 +56,10 @@ class Retention:
         with self._lock:
             lane = max(range(len(LANES)), key=self._lane_bytes.__getitem__)
             return self._evict(lane) if self._lanes[lane] else 0
+
+    def forget(self) -> None:
+        """In a forked child: do without a lock that another thread holds in the parent."""
+        self._lock = threading.Lock()
 
     def snapshot(self) -> tuple[list[Chunk], list[Lost]]:
         """All that is kept."""

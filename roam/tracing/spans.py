@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import time
 from _thread import get_ident
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -11,8 +12,8 @@ from contextvars import Token
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
-from ..exit import ExceptionText
 from ..shm.layout import HostWord
+from ..stage import ExceptionText
 from . import emitter as emitters
 from .codec import describe_exception, encode_span_close, encode_span_enter, encode_span_exit
 from .emitter import Emitter, SpanContext, active_span
@@ -29,7 +30,7 @@ class Span:
     """One period. Enter it with `with`, once; records made inside, also in tasks started inside, belong to it.
 
     Threads: a span is entered and left in one context; `record` may be called from any thread. A span that the filter
-    does not let through does nothing.
+    does not let through does nothing. Entering one twice raises `RuntimeError`, whether it is traced or not.
     """
 
     __slots__ = (
@@ -53,24 +54,36 @@ class Span:
         self._fields = fields
         self._recorded: dict[str, Any] = {}
         self._slot = -1
+        self._started_ns = 0
         self._token: Token[SpanContext | None] | None = None
 
     def __enter__(self) -> Self:
+        if self._started_ns:
+            raise RuntimeError(
+                f"span {self.name!r} was entered before; make a new one with roam.span() for each `with`"
+            )
         emitter = self._emitter
         if emitter is None:
+            self._started_ns = 1
             return self
-        if self._token is not None:
-            raise RuntimeError(
-                f"span {self.name!r} is already entered; make a new one with roam.span() for each `with`"
-            )
         seen = _seen(emitter)
         self._parent = parent = active_span.get() or emitter.root
-        self._context = context = SpanContext(emitter.new_span_id(), parent.trace_id)
-        record, body = emitter.open_body(INFO, self.target, self.name, self._fields, context, parent.span_id)
+        self._context = context = (emitter.new_span_id(), parent[1])
+        try:
+            record, body = emitter.open_body(INFO, self.target, self.name, self._fields, context, parent[0])
+        except (RecursionError, MemoryError):
+            # Raised by the call itself, before the encoder could catch anything.
+            record, body = None, b""
         self._started_ns = started_ns = time.monotonic_ns()
         self._token = active_span.set(context)
-        self._slot = emitter.open_spans.open(body, started_ns)
-        emitter.write_span(INFO, self.target, record, seen)
+        try:
+            self._slot = emitter.open_spans.open(body, started_ns)
+            emitter.write_span(INFO, self.target, record, seen)
+        except BaseException:
+            # A signal handler raised: there will be no `__exit__`.
+            emitter.open_spans.close(self._slot)
+            self.leave()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None) -> None:
@@ -81,26 +94,30 @@ class Span:
         self._slot = -1
         self.leave()
         exception = None
-        if exc is not None:
-            described = describe_exception(exc)
-            # The traceback belongs to whoever reports the exception; a span says only what ended it.
-            exception = ExceptionText(described.type, described.message, "")
-        payload = encode_span_close(
-            INFO,
-            self.target,
-            self.name,
-            self._recorded,
-            get_ident(),
-            self._context.span_id,
-            self._context.trace_id,
-            self._parent.span_id,
-            time.monotonic_ns() - self._started_ns,
-            exception,
-            limit_bytes=emitter.record_bytes,
-        )
+        try:
+            if exc is not None:
+                described = describe_exception(exc)
+                # The traceback belongs to whoever reports the exception; a span says only what ended it.
+                exception = ExceptionText(described.type, described.message, "")
+            payload = encode_span_close(
+                INFO,
+                self.target,
+                self.name,
+                self._recorded,
+                get_ident(),
+                self._context[0],
+                self._context[1],
+                self._parent[0],
+                time.monotonic_ns() - self._started_ns,
+                exception,
+                emitter.record_bytes,
+            )
+        except (RecursionError, MemoryError):
+            # As in `__enter__`.
+            payload = None
         emitter.write_span(INFO, self.target, payload, _seen(emitter))
 
-    def record(self, **fields: Any) -> None:
+    def record(self, /, **fields: Any) -> None:
         """Add fields, which a death shows with the open span, and its end otherwise."""
         emitter = self._emitter
         if emitter is None:
@@ -108,7 +125,7 @@ class Span:
         self._recorded.update(fields)
         if self._slot >= 0:
             merged = {**self._fields, **self._recorded}
-            _, body = emitter.open_body(INFO, self.target, self.name, merged, self._context, self._parent.span_id)
+            _, body = emitter.open_body(INFO, self.target, self.name, merged, self._context, self._parent[0])
             emitter.open_spans.rewrite(self._slot, body, self._started_ns)
 
     def leave(self) -> None:
@@ -118,8 +135,10 @@ class Span:
             try:
                 active_span.reset(token)
             except ValueError:
-                # Entered in another context, as generators do that are closed by the garbage collector.
-                active_span.set(None if self._emitter is None or self._parent == self._emitter.root else self._parent)
+                # Entered in another context, as by a generator that is closed by the garbage collector. That context
+                # is none of the span's business, unless it was copied inside of it.
+                if self._emitter is not None and active_span.get() is self._context:
+                    active_span.set(None if self._parent is self._emitter.root else self._parent)
 
     def suspend(self) -> None:
         """A generator yields: say so, and make the outer span the active one."""
@@ -141,16 +160,16 @@ class Span:
             self.target,
             self.name,
             get_ident(),
-            self._context.span_id,
-            self._context.trace_id,
-            self._parent.span_id,
-            limit_bytes=emitter.record_bytes,
+            self._context[0],
+            self._context[1],
+            self._parent[0],
+            emitter.record_bytes,
         )
         emitter.write_span(INFO, self.target, payload, _seen(emitter))
 
 
-def _encode_reentry(level: int, target: str, name: str, *ids: Any, limit_bytes: int) -> bytes | None:
-    return encode_span_enter(level, target, name, {}, *ids, limit_bytes=limit_bytes)
+def _encode_reentry(level: int, target: str, name: str, *rest: Any) -> bytes | None:
+    return encode_span_enter(level, target, name, {}, *rest)
 
 
 def _seen(emitter: Emitter) -> int:
@@ -160,8 +179,12 @@ def _seen(emitter: Emitter) -> int:
 
 def open_span(emitter: Emitter | None, target: str, name: str, fields: dict[str, Any]) -> Span:
     """A span that is live if there is an emitter and its filter lets INFO of `target` through."""
-    if emitter is not None and not emitter.admits(INFO, target):
-        emitter = None
+    if emitter is not None:
+        if emitter.words[_GENERATION] != emitter.generation:
+            emitter.refresh()
+        threshold = emitter.thresholds.get(target)
+        if (emitter.filter.threshold(target) if threshold is None else threshold) > INFO:
+            emitter = None
     return Span(emitter, target, name, fields)
 
 
@@ -215,11 +238,8 @@ def _around_generator(
                 entered.suspend()
                 try:
                     sent = yield value
-                except GeneratorExit:
-                    entered.resume()
-                    inner.close()
-                    raise
                 except BaseException as exc:
+                    # GeneratorExit too: what `close` makes of the outcome is the same as without the wrapper.
                     entered.resume()
                     step = functools.partial(inner.throw, exc)
                 else:
@@ -229,13 +249,23 @@ def _around_generator(
     return in_generator
 
 
+def _first_step(inner: AsyncGenerator[Any, Any]) -> Any:
+    """Begin without telling the event loop, which knows the wrapper: it would close both at once at its end."""
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
+    try:
+        return inner.__anext__()
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+
+
 def _around_async_generator(
     function: Callable[..., Any], span: Callable[[], Span]
 ) -> Callable[..., AsyncGenerator[Any, Any]]:
     async def in_generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         with span() as entered:
             inner = function(*args, **kwargs)
-            step: Callable[[], Any] = inner.__anext__
+            step: Callable[[], Any] = functools.partial(_first_step, inner)
             while True:
                 try:
                     value = await step()
@@ -244,10 +274,6 @@ def _around_async_generator(
                 entered.suspend()
                 try:
                     sent = yield value
-                except GeneratorExit:
-                    entered.resume()
-                    await inner.aclose()
-                    raise
                 except BaseException as exc:
                     entered.resume()
                     step = functools.partial(inner.athrow, exc)

@@ -10,15 +10,18 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
 from .filter import Filter
-from .records import Dropped, Lost, Record, TaggedRecord
+from .records import Dropped, Lost, TaggedRecord
 from .statistics import SubscriptionStatistics
 
 __all__ = ["Subscription"]
+
+BATCH = 512
+"""How many records a receiver takes out of the queue at a time."""
 
 
 class Subscription:
@@ -35,24 +38,17 @@ class Subscription:
         self._ready = threading.Condition(threading.Lock())
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._closed = False
-        self._offered = self._received = self._dropped = 0
+        self._taken: deque[TaggedRecord] = deque()
+        self._offered = self._taken_count = self._dropped = 0
 
     @property
     def lowest(self) -> int:
         """No record below this level is wanted."""
         return 0 if self._filter is None else self._filter.lowest
 
-    def wants(self, record: Record) -> bool:
-        """Whether the filter lets a record pass. Notices of loss always do."""
-        return (
-            self._filter is None
-            or isinstance(record, (Lost, Dropped))
-            or record.level >= self._filter.threshold(record.target)
-        )
-
-    def offer(self, records: Iterable[TaggedRecord]) -> None:
+    def offer(self, records: list[TaggedRecord]) -> None:
         """Queue those records that pass the filter; the oldest go when the queue is full. Never blocks."""
-        wanted = list(records) if self._filter is None else [tagged for tagged in records if self.wants(tagged.record)]
+        wanted = records if self._filter is None else list(self._passing(self._filter, records))
         if not wanted:
             return
         with self._ready:
@@ -61,33 +57,66 @@ class Subscription:
             queue = self._queue
             self._offered += len(wanted)
             queue.extend(wanted)
-            excess = len(queue) - self._capacity
-            if excess > 0:
-                # r[impl trace.subscription.bounded]
-                self._dropped += excess
-                for _ in range(excess):
-                    queue.popleft()
+            if len(queue) + len(self._taken) > self._capacity:
+                self._drop_oldest()
             self._wake()
+
+    def _drop_oldest(self) -> None:
+        """Get back within the capacity. The lock is held, which receivers do not need for what is in `_taken`."""
+        # r[impl trace.subscription.bounded]
+        while len(self._queue) + len(self._taken) > self._capacity:
+            try:
+                self._taken.popleft()
+                self._taken_count -= 1
+            except IndexError:
+                self._queue.popleft()
+            self._dropped += 1
+
+    def _passing(self, filter: Filter, records: list[TaggedRecord]) -> Iterator[TaggedRecord]:
+        thresholds = filter.thresholds
+        for tagged in records:
+            record = tagged.record
+            threshold = thresholds.get(record.target)
+            if threshold is None:
+                threshold = filter.threshold(record.target)
+            # Notices of loss always pass.
+            if record.level >= threshold or isinstance(record, (Lost, Dropped)):
+                yield tagged
 
     def get(self, timeout: float | None = None) -> TaggedRecord | None:
         """The next record; None when `timeout` seconds passed without one, or the stream has ended."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._ready:
-            while not self._queue:
-                if self._closed:
-                    return None
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    return None
-                self._ready.wait(left)
-            self._received += 1
-            return self._queue.popleft()
+        while True:
+            try:
+                return self._taken.popleft()
+            except IndexError:
+                pass
+            with self._ready:
+                while not self._take():
+                    if self._closed:
+                        return None
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        return None
+                    self._ready.wait(left)
+
+    def _take(self) -> bool:
+        """Move a batch to where receivers find it without a lock, if nothing is there. The lock is held."""
+        queue = self._queue
+        if not self._taken:
+            for _ in range(min(BATCH, len(queue))):
+                self._taken.append(queue.popleft())
+                self._taken_count += 1
+        return bool(self._taken)
 
     def __iter__(self) -> Subscription:
         return self
 
     def __next__(self) -> TaggedRecord:
-        tagged = self.get()
+        try:
+            return self._taken.popleft()
+        except IndexError:
+            tagged = self.get()
         if tagged is None:
             raise StopIteration
         return tagged
@@ -97,10 +126,13 @@ class Subscription:
 
     async def __anext__(self) -> TaggedRecord:
         while True:
+            try:
+                return self._taken.popleft()
+            except IndexError:
+                pass
             with self._ready:
-                if self._queue:
-                    self._received += 1
-                    return self._queue.popleft()
+                if self._take():
+                    continue
                 if self._closed:
                     raise StopAsyncIteration
                 loop = asyncio.get_running_loop()
@@ -117,11 +149,12 @@ class Subscription:
     def statistics(self) -> SubscriptionStatistics:
         """`offered == received + dropped_by_queue + queued`, at any moment."""
         with self._ready:
+            waiting = len(self._taken)
             return SubscriptionStatistics(
                 offered=self._offered,
-                received=self._received,
+                received=self._taken_count - waiting,
                 dropped_by_queue=self._dropped,
-                queued=len(self._queue),
+                queued=len(self._queue) + waiting,
             )
 
     def end(self) -> None:
@@ -129,6 +162,12 @@ class Subscription:
         with self._ready:
             self._closed = True
             self._wake()
+
+    def forget(self) -> None:
+        """In a forked child, where nothing arrives: end it, whoever holds the lock in the parent."""
+        self._ready = threading.Condition(threading.Lock())
+        self._waiting = []
+        self._closed = True
 
     def close(self) -> None:
         """End the subscription. What is queued stays readable by `get`; nothing more is offered."""

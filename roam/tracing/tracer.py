@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from ..shm.layout import HostWord
 from . import emitter as emitters
+from .draft import wire_level
 from .emitter import Emitter, ExceptionArgument
 from .records import CRITICAL, DEBUG, ERROR, INFO, TRACE, WARNING
 from .spans import Span, open_span
@@ -38,7 +39,7 @@ emitters.on_install(_use)
 
 
 class LogFunction(Protocol):
-    """`roam.info` and its family.
+    """Calls of the shape of `roam.info`.
 
     `message` is positional-only and is the text of the record. Every keyword is a field, except `exc_info`, which
     means what it means in `logging`. Returns nothing and raises nothing; any thread may call it. In a process
@@ -53,7 +54,16 @@ def event(level: int, message: object, /, exc_info: ExceptionArgument = None, **
     """Write a record of any level, with the caller's module as its target. See `LogFunction`."""
     emitter = _emitter
     if emitter is not None:
-        _judge(emitter, level, sys._getframe(1).f_globals.get("__name__", "?"), message, fields, exc_info)
+        _judge(emitter, wire_level(level), _module_of_caller(), message, fields, exc_info)
+
+
+def _module_of_caller() -> str:
+    """The module that called the caller of this; "?" where Python code did not: at exit, in a thread's first frame."""
+    try:
+        name = sys._getframe(2).f_globals.get("__name__", "?")
+    except ValueError:
+        return "?"
+    return name if isinstance(name, str) else "?"
 
 
 def _judge(
@@ -69,18 +79,23 @@ def _judge(
 def _module_function(name: str, level: int) -> LogFunction:
     # One frame and one dictionary lookup are all that a filtered-out call pays beyond the call itself, which is why
     # the check stands here and not in a helper.
+    caller = sys._getframe
+    word = _GENERATION
+
     def log(message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
         emitter = _emitter
         if emitter is None:
             return
-        target = sys._getframe(1).f_globals.get("__name__", "?")
-        seen = emitter.words[_GENERATION]
+        seen = emitter.words[word]
         if seen != emitter.generation:
             seen = emitter.refresh()
-        threshold = emitter.thresholds.get(target)
-        if threshold is None:
-            threshold = emitter.filter.threshold(target)
-        if level >= threshold:
+        try:
+            target = caller(1).f_globals["__name__"]
+            passes = level >= emitter.thresholds[target]
+        except (KeyError, TypeError, ValueError):
+            target = _module_of_caller()
+            passes = level >= emitter.filter.threshold(target)
+        if passes:
             emitter.event(level, target, message, fields, exc_info, seen)
 
     log.__name__ = log.__qualname__ = name
@@ -98,7 +113,7 @@ critical: LogFunction = _module_function("critical", CRITICAL)
 
 def span(name: str, /, **fields: Any) -> Span:
     """A span for `with`, named `name`, in the caller's module. `with roam.span("resize", width=n) as span: …`."""
-    return open_span(_emitter, sys._getframe(1).f_globals.get("__name__", "?"), name, fields)
+    return open_span(_emitter, _module_of_caller(), name, fields)
 
 
 class Tracer:
@@ -113,7 +128,7 @@ class Tracer:
     def event(self, level: int, message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
         """Write a record of any level."""
         if _emitter is not None:
-            _judge(_emitter, level, self.target, message, fields, exc_info)
+            _judge(_emitter, wire_level(level), self.target, message, fields, exc_info)
 
     def trace(self, message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
         """Write a record of level TRACE."""

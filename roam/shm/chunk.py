@@ -1,0 +1,87 @@
+"""What a lane's reader hands out: runs of validated records, gaps between them, and the validation itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from zlib import crc32
+
+from .layout import RECORD_HEAD, RECORD_HEAD_BYTES, SEAL
+
+__all__ = ["Chunk", "Gap", "page_records"]
+
+_unpack_head = RECORD_HEAD.unpack_from
+_pack_seal = SEAL.pack
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive, validated records of one page, as raw bytes."""
+
+    lane: int
+    page_no: int
+    first_seq: int
+    count: int
+    data: bytes
+
+    def __iter__(self) -> Iterator[tuple[int, int, bytes]]:
+        """`(sequence, monotonic_ns, payload)` of each record, oldest first. Safe for any `data`: it stops where a
+        record does not fit."""
+        # A list and not a generator: to the collector, which takes all of it, the difference is a quarter.
+        data = self.data
+        position, size = 0, len(data)
+        found: list[tuple[int, int, bytes]] = []
+        for seq in range(self.first_seq, self.first_seq + min(self.count, size // RECORD_HEAD_BYTES)):
+            body = position + RECORD_HEAD_BYTES
+            if body > size:
+                break
+            length, _, time_ns = _unpack_head(data, position)
+            stop = body + length
+            if stop > size:
+                break
+            found.append((seq, time_ns, data[body:stop]))
+            position = (stop + 7) & ~7
+        return iter(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Records that will never be delivered: `count` from `first_seq` on, and why (`overwritten` or `corrupt`)."""
+
+    lane: int
+    first_seq: int
+    count: int
+    cause: str
+
+
+def page_records(data: bytes, first_seq: int, count: int, page_no: int) -> tuple[list[tuple[int, int, int, int]], int]:
+    """Validate the bytes of `count` records.
+
+    Returns the sound runs as `(first_seq, count, start, stop)` and how many of `count` are in none of them. A record
+    with a wrong checksum but a possible length is stepped over; an impossible length ends the walk.
+    """
+    size = len(data)
+    runs: list[tuple[int, int, int, int]] = []
+    position = start = sound = 0
+    run_first = seq = first_seq
+    for seq in range(first_seq, first_seq + count):
+        body = position + RECORD_HEAD_BYTES
+        if body > size:
+            break
+        length, crc, time_ns = _unpack_head(data, position)
+        stop = body + length
+        if stop > size:
+            break
+        following = (stop + 7) & ~7
+        if crc32(_pack_seal(time_ns, length, seq, page_no), crc32(data[body:stop])) != crc:
+            if seq > run_first:
+                runs.append((run_first, seq - run_first, start, position))
+            run_first, start = seq + 1, following
+        else:
+            sound += 1
+        position = following
+    else:
+        seq = first_seq + count
+    if seq > run_first:
+        runs.append((run_first, seq - run_first, start, position))
+    return runs, count - sound

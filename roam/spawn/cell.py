@@ -1,0 +1,344 @@
+"""`Cell`: the handle of a child process, and what its host does when it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CellCrashed, CellFailed, DumpError, SpawnFailed
+from ..exit import CellExit, ExitKind
+from . import answer, facts, lifeline, status, stdio, verdict
+
+if TYPE_CHECKING:
+    from ..postmortem import PostMortem
+    from ..tracing.config import ConfigResult, TracingConfig
+    from ..tracing.host import TracingHost
+    from ..tracing.link import PeerLink
+    from ..tracing.peer import OpenSpan, Remains
+    from ..tracing.records import Peer, Record
+    from ..tracing.statistics import PeerStatistics
+    from .launch import Launched
+
+__all__ = ["Cell"]
+
+_STDERR_S = 1.0
+"""How long a death waits for the terminal to take the cell's last words."""
+_FORWARD_S = 10.0
+_DETAIL_LINES = 20
+
+
+class Cell:
+    """A child process. Made by `spawn_cell`; methods may be called from any thread of the process that made it.
+
+    It reads like `multiprocessing.Process` (`pid`, `name`, `join`, `is_alive`, `exitcode`, `terminate`, `kill`,
+    `sentinel`) and like a future (`result`). A cell runs on if its handle is dropped.
+    """
+
+    def __init__(self, *, name: str, host: TracingHost, start_method: str, target_name: str) -> None:
+        self.start_method = start_method
+        """`forkserver`, `spawn` or `fork`."""
+        self.target_name = target_name
+        """Module and qualified name of the target."""
+        self.interference = verdict.Interference()
+        """What this host did to end the cell."""
+        self._name = name
+        self._host = host
+        self._link: PeerLink
+        self._lock = threading.Lock()
+        self._started_ns = time.time_ns()
+        self._oom_kills = verdict.oom_kill_count()
+        self._launched: Launched | None = None
+        self._answer_fd = -1
+        self._feed: stdio.Feed | None = None
+        self._exit: CellExit | None = None
+        self._answer: answer.Answer | None = None
+        self._outcome: tuple[bool, Any] | None = None
+        self._dump_path: Path | None = None
+        self._post_mortem: PostMortem | None = None
+        self._sentinel_fd = -1
+
+    # Who it is.
+
+    @property
+    def name(self) -> str:
+        """The name given to `spawn_cell`. It need not be unique."""
+        return self._name
+
+    @property
+    def pid(self) -> int:
+        """The process id. It may belong to another process once the cell has ended."""
+        assert self._launched is not None
+        return self._launched.pid
+
+    @property
+    def peer(self) -> Peer:
+        """This attachment, as tagged records name it."""
+        return self._link.peer
+
+    def __repr__(self) -> str:
+        state = self._exit.describe() if self._exit is not None else "running"
+        return f"<Cell {self._name!r} pid={self.pid} {state}>"
+
+    # How it is.
+
+    def is_alive(self) -> bool:
+        """True until the death was concluded; False means that `exit` is there."""
+        return self._exit is None
+
+    @property
+    def exit(self) -> CellExit | None:
+        """How it ended, or None while it runs."""
+        return self._exit
+
+    @property
+    def exitcode(self) -> int | None:
+        """As `multiprocessing.Process.exitcode`: None while it runs, and where nobody knows."""
+        return self._exit.exitcode if self._exit is not None else None
+
+    @property
+    def sentinel(self) -> int:
+        """A descriptor that becomes readable when the death is concluded, for `select` and event loops.
+
+        It belongs to the cell and is closed with it.
+        """
+        with self._lock:
+            if self._sentinel_fd < 0:
+                self._sentinel_fd = os.eventfd(1 if self._exit is not None else 0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            return self._sentinel_fd
+
+    @property
+    def post_mortem(self) -> PostMortem | None:
+        """What was left of it after an abnormal exit; None while it runs and after a normal end. Raises `DumpError`
+        if the file is gone or damaged."""
+        if self._post_mortem is None and self._dump_path is not None:
+            from ..postmortem import load
+
+            self._post_mortem = load(self._dump_path)
+        return self._post_mortem
+
+    @property
+    def dump_path(self) -> Path | None:
+        """The file of the post-mortem, where there is one."""
+        return self._dump_path
+
+    def records(self, last: int | None = None) -> list[Record]:
+        """What the host keeps of its records, in time order; the `last` ones only, where given."""
+        return self._link.records(last)
+
+    def open_spans(self) -> list[OpenSpan]:
+        """The spans that are open just now, or were when it died."""
+        return self._link.open_spans()
+
+    def statistics(self) -> PeerStatistics:
+        """The accounting of its records at this moment."""
+        return self._link.statistics()
+
+    def set_config(self, config: TracingConfig, *, timeout: float = 1.0) -> ConfigResult:
+        """Put a configuration in force in this cell, and wait up to `timeout` seconds for it to take effect."""
+        return self._link.set_config(config, timeout)
+
+    # Waiting for it.
+
+    def join(self, timeout: float | None = None) -> CellExit | None:
+        """Wait for its end. Returns None when `timeout` seconds are over and it still runs.
+
+        After the end, all its records were offered to subscribers and to this process's logging, and its dump is written.
+        """
+        if not self._link.concluded.wait(timeout):
+            return None
+        self._host.flush_forwarding(_FORWARD_S)
+        return self._exit
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for its end and return what the target returned; None if the target left by `sys.exit(0)`.
+
+        Raises the target's own exception, whose `__cause__` is `CellFailed` with the remote traceback; `CellFailed` itself
+        if that exception cannot be rebuilt here or would end this process (KeyboardInterrupt, SystemExit);
+        `SpawnFailed` if the target never ran; `CellCrashed` after any other death; TimeoutError when `timeout` seconds are over.
+        """
+        if self.join(timeout) is None and self._exit is None:
+            raise TimeoutError(f"cell {self._name!r} still runs after {timeout} s; it goes on running")
+        with self._lock:
+            if self._outcome is None:
+                self._outcome = self._load_outcome()
+        returned, value = self._outcome
+        if returned:
+            return value
+        raise value
+
+    def _load_outcome(self) -> tuple[bool, Any]:
+        found = self._answer
+        if found is None:
+            return False, self._death()
+        if found.outcome == answer.EXITED:
+            return True, None
+        try:
+            value = found.load() if found.has_body else None
+        except Exception as error:
+            return False, self._unloadable(found, error)
+        finally:
+            found.close()
+        if found.outcome == answer.RETURNED:
+            return True, value
+        remote = CellFailed(
+            name=self._name,
+            remote_traceback=found.text.traceback if found.text is not None else "",
+            post_mortem=self._post_mortem_or_none(),
+        )
+        if not isinstance(value, BaseException) or isinstance(value, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+            return False, remote
+        value.__cause__ = remote
+        return False, value
+
+    def _unloadable(self, found: answer.Answer, error: Exception) -> CellFailed:
+        what = "return value" if found.outcome == answer.RETURNED else "exception"
+        text = found.text.traceback if found.text is not None else ""
+        failure = CellFailed(
+            name=self._name,
+            remote_traceback=f"{text}(its {what} could not be rebuilt here: {type(error).__name__}: {error})",
+            post_mortem=self._post_mortem_or_none(),
+        )
+        failure.__cause__ = error
+        return failure
+
+    def _death(self) -> SpawnFailed | CellCrashed:
+        ended = self._exit
+        assert ended is not None
+        if ended.kind is ExitKind.START_FAILED:
+            return SpawnFailed(name=self._name, stage=ended.stage.label, exit=ended, detail=self._start_detail(ended))
+        dump_path = str(self._dump_path) if self._dump_path is not None else None
+        return CellCrashed(name=self._name, exit=ended, dump_path=dump_path)
+
+    def _start_detail(self, ended: CellExit) -> str:
+        if ended.exception is not None:
+            return ended.exception.traceback
+        left = self._post_mortem_or_none()
+        lines = left.stderr_tail.splitlines() if left is not None else []
+        return "\n".join(lines[-_DETAIL_LINES:]) or ended.describe()
+
+    def _post_mortem_or_none(self) -> PostMortem | None:
+        try:
+            return self.post_mortem
+        except DumpError:
+            return None
+
+    # Ending it.
+
+    def terminate(self) -> None:
+        """Send SIGTERM. Does nothing if it has ended."""
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL. Does nothing if it has ended."""
+        self._send(signal.SIGKILL)
+
+    def stop(self, timeout: float = 5.0, grace: float = 2.0) -> CellExit:
+        """Ask it to stop (`roam.current_cell().stopping`); after `timeout` seconds send SIGTERM; after `grace` more, SIGKILL.
+
+        Returns when it has ended.
+        """
+        with self._lock:
+            if self._exit is None:
+                self.interference.stop_requested = True
+                self._note("asked to stop")
+        self._link.request_stop()
+        ended = self.join(timeout)
+        if ended is None:
+            self._send(signal.SIGTERM)
+            ended = self.join(grace)
+        if ended is None:
+            self._send(signal.SIGKILL)
+            ended = self.join()
+        assert ended is not None
+        return ended
+
+    def _send(self, number: signal.Signals) -> None:
+        with self._lock:
+            # The pidfd is closed after the conclusion, which takes this lock first.
+            if self._exit is not None or self._launched is None:
+                return
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._launched.pidfd, number)
+                self.interference.signals.append(int(number))
+                self._note(f"{number.name} sent")
+
+    def _note(self, step: str) -> None:
+        elapsed_s = (time.time_ns() - self._started_ns) / 1e9
+        self.interference.steps.append(f"{step} after {elapsed_s:.3f} s")
+
+    # What the host calls.
+
+    def adopt(self, link: PeerLink, feed: stdio.Feed, answer_fd: int, launched: Launched) -> None:
+        """Called by `spawn_cell`, once, when the process exists."""
+        self._link, self._feed, self._answer_fd, self._launched = link, feed, answer_fd, launched
+
+    def end(self) -> None:
+        """Called when the host closes."""
+        if self._exit is None and self._launched is not None:
+            self.stop()
+
+    def conclude(self, remains: Remains) -> None:
+        """Called once by the host, after the final drain. Never raises."""
+        try:
+            ended = self._examine(remains)
+        except Exception:
+            sys.excepthook(*sys.exc_info())
+            ended = CellExit(
+                kind=ExitKind.LOST, stage=remains.stage, started_ns=self._started_ns, ended_ns=remains.died_ns
+            )
+        kept = ended.is_normal or self._preserve(remains, ended)
+        if kept:
+            self._link.discard()
+        with self._lock:
+            self._exit = ended
+            if self._sentinel_fd >= 0:
+                os.eventfd_write(self._sentinel_fd, 1)
+
+    def _examine(self, remains: Remains) -> CellExit:
+        launched = self._launched
+        assert launched is not None
+        found = status.take(launched.pid, launched.pidfd, launched.relay_fd)
+        if launched.relay_fd is not None:
+            os.close(launched.relay_fd)
+        lifeline.release()
+        if self._feed is not None:
+            self._feed.finish(_STDERR_S)
+        if remains.result_length is not None:
+            self._answer = answer.read(self._answer_fd, remains.result_length)
+        if self._answer is None:
+            os.close(self._answer_fd)
+        else:
+            self._answer.settle()
+        return verdict.judge(
+            found,
+            remains,
+            self._answer,
+            self.interference,
+            started_ns=self._started_ns,
+            oom_kills=verdict.oom_kill_count() - self._oom_kills,
+        )
+
+    def _preserve(self, remains: Remains, ended: CellExit) -> bool:
+        """Write the dump. False if it could not be written: then the segment stays, and the post-mortem is kept in memory."""
+        from ..postmortem import PostMortem, write
+
+        known = facts.gather(self)
+        try:
+            assert self._host.dump_dir is not None
+            self._dump_path = write(remains, ended, known, self._host.dump_dir)
+        except Exception:
+            logging.getLogger("roam").exception("the post-mortem of cell %r is kept in memory only", self._name)
+            self._post_mortem = PostMortem.of(remains, ended, known)
+            return False
+        return True
+
+    def __del__(self) -> None:
+        if getattr(self, "_sentinel_fd", -1) >= 0:
+            os.close(self._sentinel_fd)

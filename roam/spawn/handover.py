@@ -1,0 +1,72 @@
+"""The few numbers a new cell needs before it can read its parcel.
+
+A handover travels by the shortest way each start method has: on the command line (spawn), through the start pipe
+(forkserver) or in memory (fork). Everything larger is in the parcel.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ABSENT", "GIVEN_UP", "GO", "Handover"]
+
+ABSENT = -1
+"""Stands for a descriptor that the cell has in its place already, or does not get."""
+
+
+GO, GIVEN_UP = 1, 2
+"""What the host says at the gate: it watches the cell, which may now run the user's code and die of it; or it does not."""
+
+
+class Handover:
+    """Descriptor numbers, valid in the cell, and what it must know to attach.
+
+    `stdin_fd`, `stdout_fd` and `stderr_fd` are `ABSENT` where 0, 1 and 2 are already right; `gate_fd` where the host
+    watches the cell from its first instruction on.
+    """
+
+    FIELDS = (
+        "segment_fd",
+        "doorbell_fd",
+        "fault_fd",
+        "parcel_fd",
+        "lifeline_fd",
+        "stdin_fd",
+        "stdout_fd",
+        "stderr_fd",
+        "gate_fd",
+        "nonce",
+        "method",
+        "die_with_host",
+    )
+    FD_COUNT = 9
+    __slots__ = FIELDS
+
+    segment_fd: int
+    doorbell_fd: int
+    fault_fd: int
+    parcel_fd: int
+    lifeline_fd: int
+    stdin_fd: int
+    stdout_fd: int
+    stderr_fd: int
+    gate_fd: int
+    nonce: str
+    method: str
+    die_with_host: bool
+
+    def __init__(self, *values: object) -> None:
+        for field, value in zip(self.FIELDS, values, strict=True):
+            setattr(self, field, value)
+
+    @property
+    def values(self) -> tuple[object, ...]:
+        """The arguments that make an equal handover."""
+        return tuple(getattr(self, field) for field in self.FIELDS)
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """All descriptors in the order of `FIELDS`; `ABSENT` where there is none."""
+        return tuple(getattr(self, field) for field in self.FIELDS[: self.FD_COUNT])
+
+    def renumbered(self, fds: tuple[int, ...]) -> Handover:
+        """The same handover with other descriptor numbers, in the order of `fds`."""
+        return Handover(*fds, *self.values[self.FD_COUNT :])

@@ -1,0 +1,187 @@
+"""`spawn_cell`, and the host of a process that does not make one."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..errors import HostClosed, SpawnFailed, UnsupportedPlatform
+from ..postmortem import check_dump_dir, default_dump_dir
+from ..stage import Stage
+from ..tracing import host as hosts
+from ..tracing.host import TracingHost
+from ..tracing.link import PeerLink
+from . import kin, launch, lifeline, main_module, stdio, surroundings
+from .cell import Cell
+from .handover import Handover
+from .parcel import Parcel
+from .registered import RegisteredPeer
+
+__all__ = ["TracingHost", "close_default_host", "default_host", "spawn_cell"]
+
+_counter = itertools.count(1)
+_lock = threading.RLock()
+_default: TracingHost | None = None
+
+
+def spawn_cell(
+    target: Callable[..., Any],
+    /,
+    *args: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    host: TracingHost | None = None,
+    start_method: str | None = None,
+    die_with_host: bool = True,
+    start_timeout: float = 30.0,
+) -> Cell:
+    """Start a child process that runs `target(*args, **kwargs)`, traced from before its `__main__` is imported.
+
+    Returns as soon as there is a process that has its parcel. What fails later, up to the first line of the target,
+    shows at once as `SpawnFailed` from `Cell.result` and as `Cell.exit`.
+
+    `start_method` is `"forkserver"` (the default), `"spawn"` or `"fork"`. `die_with_host=False` lets the cell live on when
+    this process is gone. `start_timeout` is in seconds. Without `host`, a host that belongs to the process is used.
+
+    Raises `CannotSend` (names what cannot be sent), `SpawnFailed`, `HostClosed`, `NoSpace`, `UnsupportedPlatform`;
+    RuntimeError while `__main__` is still being imported in a cell; TypeError and ValueError for wrong arguments.
+    """
+    method = _check(target, start_method)
+    host = host if host is not None else default_host()
+    if not host.is_open:
+        raise HostClosed("spawn_cell")
+    target_name = _name_of(target)
+    name = name if name is not None else f"{target_name.rpartition('.')[2].strip('<>')}-{next(_counter)}"
+    head = _head(name, method)
+    call = (target, args, dict(kwargs or {}))
+    cell = Cell(name=name, host=host, start_method=method, target_name=target_name)
+    parcel = _pack(method, head, call)
+    with contextlib.ExitStack() as undo:
+        undo.callback(parcel.close)
+        link = host.register_peer(name, owner=cell)
+        undo.callback(link.abandon)
+        lifeline_fd = lifeline.acquire()
+        undo.callback(lifeline.release)
+        stderr_path = link.run_path / f"{link.stem}.stderr"
+        start = partial(
+            launch.Start,
+            method=method,
+            ticket=link.ticket,
+            parcel=parcel,
+            lifeline_fd=lifeline_fd,
+            die_with_host=die_with_host,
+            deadline=time.monotonic() + start_timeout,
+            head=head,
+            call=call,
+        )
+        launched = _launch(name, stderr_path, start)
+        cell.adopt(link, stdio.follow(stderr_path), parcel.detach(), launched)
+        undo.pop_all()
+    link.started(launched.pid, launched.pidfd)
+    return cell
+
+
+def _check(target: object, start_method: str | None) -> str:
+    if not callable(target):
+        raise TypeError(f"spawn_cell(target): {target!r} cannot be called")
+    if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
+        raise UnsupportedPlatform(f"this is {sys.platform}, or a Python without pidfd_open")
+    method = start_method if start_method is not None else "forkserver"
+    if method not in launch.METHODS:
+        raise ValueError(f"spawn_cell(start_method={method!r}): choose one of {', '.join(launch.METHODS)}")
+    from multiprocess import spawn
+
+    # In a cell that still imports the user's `__main__`, another cell would do the same, for ever.
+    spawn._check_not_importing_main()
+    return method
+
+
+def _head(name: str, method: str) -> dict[str, Any]:
+    return {
+        "kin": kin.describe(name, method),
+        "surroundings": surroundings.describe(method),
+        "main": main_module.describe() if method != "fork" else None,
+    }
+
+
+def _pack(method: str, head: dict[str, Any], call: tuple[Any, ...]) -> Parcel:
+    if method == "fork":
+        return Parcel([])
+    return Parcel.pack(method, head, call, main_is_importable=head["main"] is not None, first_index=Handover.FD_COUNT)
+
+
+def _launch(name: str, stderr_path: Path, start: Callable[..., launch.Start]) -> launch.Launched:
+    stderr_fd = stdio.create(stderr_path)
+    try:
+        return launch.launch(start(stderr_fd=stderr_fd))
+    except (launch.LaunchFailed, OSError) as error:
+        raise SpawnFailed(name=name, stage=Stage.EXEC.label, exit=None, detail=str(error)) from error
+    finally:
+        os.close(stderr_fd)
+
+
+def _name_of(target: Any) -> str:
+    named = getattr(target, "func", target)  # a partial is called after its function
+    qualname = getattr(named, "__qualname__", type(named).__qualname__)
+    return f"{getattr(named, '__module__', None) or '?'}.{qualname}"
+
+
+def default_host() -> TracingHost:
+    """The host of this process, made on first use. At interpreter exit it waits for its cells, then closes. Any thread."""
+    global _default
+    with _lock:
+        if _default is None or not _default.is_open:
+            _default = TracingHost()
+            # After, and so run before, what closes every host without waiting.
+            atexit.unregister(_wait_at_exit)
+            atexit.register(_wait_at_exit)
+        return _default
+
+
+def close_default_host() -> None:
+    """Stop the cells of the default host and close it, if there is one; the next cell makes a new one."""
+    global _default
+    with _lock:
+        host, _default = _default, None
+    if host is not None:
+        host.close()
+
+
+def _wait_at_exit() -> None:
+    host = _default
+    if host is None or not host.is_open:
+        return
+    for owner in host.cells:
+        if isinstance(owner, Cell):
+            owner.join()
+    host.close()
+
+
+def _after_fork_in_child() -> None:
+    global _default, _lock
+    _lock = threading.RLock()
+    _default = None
+
+
+class _Undertaker:
+    """What stands above every host of this process."""
+
+    def prepare(self, dump_dir: Path | None) -> Path:
+        return check_dump_dir(dump_dir if dump_dir is not None else default_dump_dir())
+
+    def adopt(self, link: PeerLink) -> None:
+        keeper: Any = link._keeper
+        link.owner = RegisteredPeer(link, keeper.dump_dir)
+
+
+hosts.undertaker = _Undertaker()
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,79 @@
+"""What a peer needs before there is a process: a segment, a doorbell, a fault file. All of them, or nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import secrets
+
+from ..clock import ClockAnchor
+from ..shm.doorbell import DoorbellPair
+from ..shm.layout import SegmentConfig
+from ..shm.rundir import RunDirectory
+from ..shm.segment import Identity, SegmentFile, boot_id, process_start_ticks
+from .link import LinkKeeper, PeerLink
+from .peer import PeerOwner
+from .records import Peer
+
+__all__ = ["reserve_link"]
+
+VERSION = "0.1.0"
+
+
+def reserve_link(
+    peer: Peer,
+    run: RunDirectory,
+    config: SegmentConfig,
+    *,
+    owner: PeerOwner | None,
+    keeper: LinkKeeper,
+    retain_bytes: int,
+    in_process: bool,
+) -> PeerLink:
+    """Make everything of a peer. The host itself, peer 0, and one that is `in_process` ring without a doorbell and have
+    no fault file; the latter has no files at all. Raises `NoSpace` or `OSError`."""
+    stem = run.new_stem(peer.peer_id)
+    path, fault_path = (run.path / f"{stem}.{suffix}" for suffix in ("segment", "fault"))
+    identity = _identity_of(peer)
+    with contextlib.ExitStack() as undo:
+        if in_process:
+            segment = SegmentFile.create_anonymous(config, identity)
+        else:
+            segment = SegmentFile.create(path, config, identity)
+            undo.callback(path.unlink, missing_ok=True)
+        undo.callback(segment.close)
+        fault_fd, doorbell = -1, None
+        if peer.peer_id and not in_process:
+            fault_fd = os.open(fault_path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            undo.callback(fault_path.unlink, missing_ok=True)
+            undo.callback(os.close, fault_fd)
+            doorbell = DoorbellPair.create()
+        undo.pop_all()
+    return PeerLink(
+        peer=peer,
+        segment=segment,
+        doorbell=doorbell,
+        fault_fd=fault_fd,
+        run_path=run.path,
+        stem=stem,
+        owner=owner,
+        keeper=keeper,
+        retain_bytes=retain_bytes,
+    )
+
+
+def _identity_of(peer: Peer) -> Identity:
+    pid = os.getpid()
+    return Identity(
+        peer_id=peer.peer_id,
+        epoch=peer.epoch,
+        name=peer.name,
+        nonce=secrets.token_bytes(16),
+        host_pid=pid,
+        host_start_ticks=process_start_ticks(pid),
+        boot_id=boot_id(),
+        anchor=ClockAnchor.now(),
+        roam_version=VERSION,
+        python_version=platform.python_version(),
+    )

@@ -1,0 +1,272 @@
+"""The writer, entered twice and left by exceptions: at every call it makes, and by real signals."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+import roam.shm.ring
+import roam.shm.writer
+from roam.shm.layout import BULK, VITAL, HostWord, SegmentConfig, StatusWord
+from roam.shm.writer import Outcome
+from tests.test_writer import Bench, told
+
+ROOMY = SegmentConfig(page_bytes=32768, bulk_pages=64, vital_pages=2, life_pages=2, span_slots=1)
+
+
+class Interrupter:
+    """Stands behind every call that a record's way makes, where CPython would run a signal handler."""
+
+    def __init__(self, monkeypatch, act):
+        self.calls = 0
+        self.act = act
+        self.is_armed = False
+        for module, names in (
+            (roam.shm.writer, ["crc32", "dropped_word", "announced_word"]),
+            (roam.shm.ring, ["crc32", "_pack_seal", "_pack_head"]),
+        ):
+            for name in names:
+                monkeypatch.setattr(module, name, self.around(getattr(module, name)))
+
+    def around(self, function):
+        def call(*args):
+            result = function(*args)
+            if self.is_armed:
+                self.calls += 1
+                self.is_armed = False
+                try:
+                    self.act(self.calls)
+                finally:
+                    self.is_armed = True
+            return result
+
+        return call
+
+
+def scenario(bench, interrupter, attempts):
+    """Drops, records over a page turn, a nested record at every step; returns what was promised and what was raised."""
+    promised, raised = [], 0
+    for number in range(attempts):
+        payload = b"%d " % number + b"x" * 100
+        interrupter.is_armed = True
+        try:
+            if number % 3 == 0:
+                bench.writer.drop(BULK, "sampled")
+            if bench.writer.write(BULK, payload, 0) == Outcome.WRITTEN:
+                promised.append(payload)
+        except KeyboardInterrupt:
+            raised += 1
+        finally:
+            interrupter.is_armed = False
+    return promised, raised
+
+
+@pytest.mark.parametrize("with_nested", [False, True])
+def test_an_exception_after_any_call_leaves_the_writer_sound(monkeypatch, with_nested):
+    """A signal handler that logs, or does not, and raises, behind the n-th call for every n: what was promised is
+    there once and in order, drops are told exactly once, and the lock is free."""
+    last = 10**9
+    number = 0
+    while number < last:
+        number += 1
+        nested = []
+
+        def act(call, number=number, nested=nested):
+            if call == number:
+                if with_nested:
+                    for lane in (BULK, VITAL, BULK):
+                        nested.append((lane, b"nested %d" % len(nested)))
+                        assert Outcome.WRITTEN == bench.writer.write(*nested[-1], 0)
+                    bench.writer.drop(BULK, "nested")
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            interrupter = Interrupter(patch, act)
+            interrupter.act = act
+            bench = Bench(clock=interrupter.around(time.monotonic_ns))
+            promised, raised = scenario(bench, interrupter, 16)
+        last = interrupter.calls
+        assert (number <= last) == raised
+        if raised and with_nested:
+            vital = bench.payloads(VITAL)
+            assert [body for lane, body in nested if lane == VITAL] == vital, "written before the exception leaves"
+        bench.writer.drop(BULK, "newest")
+        bench.writer.write(BULK, b"last", 0)
+        found = bench.payloads()
+        kept = [body for body in found if body[:1].isdigit()]
+        assert set(promised) <= set(kept)
+        assert len(kept) <= len(promised) + raised
+        assert sorted(set(kept), key=lambda body: int(body.split()[0])) == kept
+        assert [body for lane, body in nested if lane == BULK] == [body for body in found if body.startswith(b"nested")]
+        assert told(found) == bench.announced() == bench.dropped()
+        assert is_free(bench.writer)
+    assert last > 60
+
+
+def is_free(writer):
+    """Whether another thread can take the lock at once."""
+    answers = []
+
+    def ask():
+        answers.append(writer._lock.acquire(False))
+        if answers[0]:
+            writer._lock.release()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join(10)
+    return answers == [True]
+
+
+class Timer:
+    """Calls `handler` every so often, in the main thread, wherever it is."""
+
+    def __init__(self, handler, interval_s):
+        self.handler = handler
+        self.interval_s = interval_s
+
+    def __enter__(self):
+        self.before = signal.signal(signal.SIGALRM, lambda *_: self.handler())
+        signal.setitimer(signal.ITIMER_REAL, self.interval_s, self.interval_s)
+        return self
+
+    def __exit__(self, *_):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self.before)
+
+
+def test_a_signal_handler_may_log():
+    """Real signals whose handler writes and drops, wherever they come: every record is there, none twice, in order."""
+    bench = Bench(ROOMY)
+    attempted = Counter()
+
+    def handler():
+        attempted["nested"] += bench.writer.write(BULK, b"n %d" % attempted["nested"], 0) == Outcome.WRITTEN
+        bench.writer.drop(VITAL, "sampled")
+        attempted["dropped"] += 1
+
+    found = []
+    deadline = time.monotonic() + 60
+    with Timer(handler, 0.0003):
+        while attempted["nested"] < 1500:
+            assert time.monotonic() < deadline
+            for _ in range(500):
+                assert Outcome.WRITTEN == bench.writer.write(BULK, b"o %d" % attempted["outer"], 0)
+                attempted["outer"] += 1
+            found += bench.poll()
+    found += bench.poll()
+
+    assert list(range(len(found))) == [seq for seq, _, _ in found]
+    assert sorted(time_ns for _, time_ns, _ in found) == [time_ns for _, time_ns, _ in found]
+    for kind, name in (("o", "outer"), ("n", "nested")):
+        numbers = [int(body[2:]) for _, _, body in found if body.startswith(kind.encode())]
+        assert list(range(attempted[name])) == numbers
+    assert len(found) == attempted["outer"] + attempted["nested"]
+    assert {"sampled": attempted["dropped"]} == bench.dropped(VITAL)
+
+
+def test_a_signal_handler_may_raise():
+    """Thousands of interrupts that log and then raise, wherever they come: a record is wholly in or wholly out, what
+    was promised is in, and the writer goes on."""
+    bench = Bench(ROOMY)
+    promised: set[bytes] = set()
+    counts = Counter()
+
+    def handler():
+        counts["signals"] += 1
+        body = b"handler %d" % counts["signals"]
+        if bench.writer.write(BULK, body, 0) == Outcome.WRITTEN:
+            promised.add(body)
+        bench.writer.drop(BULK, "sampled")
+        counts["drops"] += 1
+        raise KeyboardInterrupt
+
+    found = []
+    deadline = time.monotonic() + 60
+    while counts["interrupted"] < 1000:
+        assert time.monotonic() < deadline
+        try:
+            with Timer(handler, 0.0005):
+                try:
+                    while True:
+                        counts["attempts"] += 1
+                        body = b"loop %d" % counts["attempts"]
+                        if bench.writer.write(BULK, body, 0) == Outcome.WRITTEN:
+                            promised.add(body)
+                except KeyboardInterrupt:
+                    counts["interrupted"] += 1
+        except KeyboardInterrupt:
+            counts["between"] += 1
+        found += bench.poll()
+    bench.writer.write(BULK, b"last", 0)
+    found += bench.poll()
+    payloads = [body for _, _, body in found]
+
+    assert list(range(len(found))) == [seq for seq, _, _ in found]
+    assert len(set(payloads)) == len(payloads) - Counter(body[:7] for body in payloads)[b"dropped"] + len(
+        {body for body in payloads if body.startswith(b"dropped")}
+    )
+    assert promised <= set(payloads)
+    loops = [int(body[5:]) for body in payloads if body.startswith(b"loop")]
+    assert sorted(loops) == loops
+    assert told(payloads) == bench.announced() == bench.dropped() == {"sampled": counts["drops"]}
+    assert is_free(bench.writer)
+
+
+def test_the_garbage_collector_may_log():
+    """Objects whose `__del__` writes a record, collected wherever an allocation happens: nothing is lost or doubled."""
+    bench = Bench(ROOMY)
+    written = Counter()
+
+    class Logging:
+        """In a cycle, so that only the collector finds it."""
+
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            written["del"] += bench.writer.write(BULK, b"del", 0) == Outcome.WRITTEN
+
+    found = []
+    threshold = gc.get_threshold()
+    gc.set_threshold(3)
+    try:
+        for _ in range(3000):
+            Logging()
+            written["loop"] += bench.writer.write(BULK, b"loop", 0) == Outcome.WRITTEN
+            if written["loop"] % 200 == 0:
+                found += bench.payloads()
+    finally:
+        gc.set_threshold(*threshold)
+        gc.collect()
+    found += bench.payloads()
+
+    assert written["del"] == 3000 == written["loop"]
+    assert {b"del": 3000, b"loop": 3000} == Counter(found)
+
+
+# r[verify shm.config.judged]
+def test_an_interrupted_acknowledgement_is_made_up_for():
+    """An acknowledgement that was queued when the record around it was interrupted is stored all the same."""
+    raised = []
+
+    def clock():
+        if not raised:
+            raised.append(True)
+            bench.words[HostWord.GENERATION] = 4
+            bench.writer.acknowledge(4)
+            raise KeyboardInterrupt
+        return time.monotonic_ns()
+
+    bench = Bench(clock=clock)
+    with pytest.raises(KeyboardInterrupt):
+        bench.writer.write(BULK, b"never", 0)
+
+    assert 4 == bench.words[StatusWord.ACKNOWLEDGED]
+    assert Outcome.WRITTEN == bench.writer.write(BULK, b"next", 4)
+    assert [b"next"] == bench.payloads()

@@ -1,0 +1,102 @@
+"""What real cells run in the tests of tracing. It imports little: a cell imports it anew."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import roam
+
+WAIT_S = 30.0
+
+tracer = roam.get_tracer("app")
+
+
+def wait_for(path: str, ready: str | None = None) -> None:
+    """Until the test makes a file; `ready` is made at the beginning."""
+    if ready is not None:
+        Path(ready).touch()
+    deadline = time.monotonic() + WAIT_S
+    while not Path(path).exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def chatter(stop: str) -> int:
+    """Alternate DEBUG and INFO until the test makes a file; returns the number of rounds."""
+    number = 0
+    deadline = time.monotonic() + WAIT_S
+    while not (number % 50 == 0 and Path(stop).exists()) and time.monotonic() < deadline:
+        tracer.debug("detail", n=number)
+        tracer.info("round", n=number)
+        with tracer.span("piece", n=number):
+            pass
+        number += 1
+    return number
+
+
+def emit(count: int, level: int = logging.INFO, target: str = "app") -> None:
+    """Numbered records."""
+    tracer = roam.get_tracer(target)
+    for number in range(count):
+        tracer.event(level, "numbered", n=number)
+
+
+def follow(script: str, done: str) -> None:
+    """Run lines as they are written into a file by the test, answering each by a file of its number."""
+    ran = 0
+    deadline = time.monotonic() + WAIT_S
+    while not Path(done).exists() and time.monotonic() < deadline:
+        lines = Path(script).read_text().splitlines()
+        for line in lines[ran:]:
+            exec(line, {"__name__": "tests.traced", "roam": roam, "logging": logging})  # noqa: S102 -- the test's own
+            ran += 1
+            Path(f"{script}.{ran}").touch()
+        time.sleep(0.001)
+
+
+def send_numbers(tx: object, count: int, timeout: float) -> int:
+    """Send numbers, then end the stream; returns how many were taken."""
+    taken = sum(tx.send(number, timeout) for number in range(count))  # type: ignore[attr-defined]
+    tx.close()  # type: ignore[attr-defined]
+    return taken
+
+
+def send_and_die(tx: object, count: int) -> None:
+    """Send numbers, then be gone without a word."""
+    for number in range(count):
+        assert tx.send(number, 5.0)  # type: ignore[attr-defined]
+    os._exit(0)
+
+
+def receive_all(rx: object) -> list[int]:
+    """Everything up to the end of a stream."""
+    return list(rx)  # type: ignore[call-overload]
+
+
+def fork_and_print(write: Callable[[], None] | None = None) -> int:
+    """A forked child of the cell logs to its own stderr, and traces nothing."""
+    with roam.span("outer"):
+        pid = os.fork()
+        if pid == 0:
+            roam.info("never seen")
+            logging.getLogger("child").warning("from the fork")
+            if write is not None:
+                write()
+            # Leaves the span, as a child does that unwinds.
+            return -1
+        os.waitpid(pid, 0)
+        roam.info("after the fork")
+    return pid
+
+
+def encode_number(number: int) -> bytes:
+    """For streams."""
+    return str(number).encode()
+
+
+def decode_number(data: bytes) -> int:
+    """For streams."""
+    return int(data)
