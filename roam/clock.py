@@ -28,3 +28,7 @@ class ClockAnchor(NamedTuple):
     def to_wall_ns(self, monotonic_ns: int) -> int:
         """The wall time of a monotonic reading, in nanoseconds since the epoch."""
         return self.wall_ns + (monotonic_ns - self.monotonic_ns)
+
+    def to_monotonic_ns(self, wall_ns: int) -> int:
+        """The reverse of `to_wall_ns`."""
+        return self.monotonic_ns + (wall_ns - self.wall_ns)

@@ -40,7 +40,8 @@ class InProcessCell:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None) -> None:
-        emitters.install(self._before)
+        before, self._before = self._before, None
+        emitters.install(before)
         self._opened.release()
 
     @property

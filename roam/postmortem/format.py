@@ -48,9 +48,10 @@ import msgspec
 
 from ..clock import ClockAnchor
 from ..errors import DumpError
-from ..exit import CellExit, Stage
+from ..exit import CellExit
 from ..shm.layout import LANES
 from ..shm.reader import Chunk, page_records
+from ..stage import Stage
 from ..tracing.peer import OpenSpan, Remains
 from ..tracing.records import Lost, Peer
 from ..tracing.statistics import PeerStatistics

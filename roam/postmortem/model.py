@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..exit import CellExit, Stage
+from ..exit import CellExit
+from ..stage import Stage
 from ..tracing.peer import OpenSpan, Remains
 from ..tracing.records import Peer, Record
 from ..tracing.statistics import PeerStatistics

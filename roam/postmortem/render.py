@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ..exit import ExceptionText
+from ..stage import ExceptionText
 from ..tracing.records import ERROR, WARNING, Event, Lost, Record, SpanClose, SpanEnter, SpanExit, level_name
 from .escape import escape
 from .spantree import SpanLine, span_lines

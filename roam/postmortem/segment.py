@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
-from dataclasses import replace
 from pathlib import Path
-
-from msgspec import structs
 
 from ..errors import DumpError
 from ..exit import CellExit, ExitKind
@@ -18,7 +14,6 @@ from .stacks import fatal_error
 __all__ = ["SEGMENT_SUFFIX", "of_segment"]
 
 SEGMENT_SUFFIX = ".segment"
-_MAPS_BYTES = 16 << 20
 
 
 def of_segment(path: str | os.PathLike[str]) -> PostMortem:
@@ -32,14 +27,6 @@ def of_segment(path: str | os.PathLike[str]) -> PostMortem:
         remains = remains_of_segment(segment)
     except OSError as error:
         raise DumpError(path=str(path), why=f"it cannot be read: {error.strerror or error}") from error
-    pid = remains.peer.pid
-    is_live = pid is not None and _maps(pid, segment)
-    if is_live:
-        remains = replace(remains, died_ns=time.time_ns())
-    else:
-        died_ns = remains.died_ns
-        spans = [structs.replace(span, age_ns=max(0, died_ns - span.started_ns)) for span in remains.open_spans]
-        remains = replace(remains, open_spans=spans)
     fatal = fatal_error(remains.fault_text.decode("utf-8", "backslashreplace"))
     evidence = [] if fatal is None else ["the fatal stacks that it wrote"]
     if remains.said_goodbye:
@@ -55,17 +42,4 @@ def of_segment(path: str | os.PathLike[str]) -> PostMortem:
         verdict="unknown" if fatal is None else fatal,
         evidence=tuple(evidence),
     )
-    return PostMortem.of(remains, ended, {}, is_live=is_live)
-
-
-def _maps(pid: int, segment: Path) -> bool:
-    """Whether process `pid` has the segment mapped. A number that was used again names a process that has not."""
-    try:
-        status = segment.stat()
-        with open(f"/proc/{pid}/maps", "rb") as file:
-            maps = file.read(_MAPS_BYTES)
-    except OSError:
-        return False
-    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
-    wanted = [device.encode(), str(status.st_ino).encode()]
-    return any(line.split(None, 5)[3:5] == wanted for line in maps.splitlines())
+    return PostMortem.of(remains, ended, {}, is_live=remains.is_live)

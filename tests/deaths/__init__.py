@@ -1,0 +1,1 @@
+"""What every kind of death leaves behind, counted: `python -m tests.deaths`."""
