@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from .shm.segment import MappedSegment
+from .shm.mapping import MappedSegment
 from .tracing import emitter as emitters
 from .tracing.config import ConfigResult, TracingConfig
 from .tracing.emitter import Emitter

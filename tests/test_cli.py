@@ -263,7 +263,8 @@ from pathlib import Path
 from roam.clock import ClockAnchor
 from roam.stage import Stage
 from roam.shm.layout import SegmentConfig
-from roam.shm.segment import Identity, SegmentFile, boot_id, process_start_ticks
+from roam.shm.header import Identity
+from roam.shm.segment import SegmentFile, boot_id, process_start_ticks
 from roam.ticket import SpawnTicket
 from roam.tracing.cell import attach
 import roam

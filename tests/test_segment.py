@@ -14,9 +14,11 @@ import pytest
 import roam.shm.rundir
 from roam.clock import ClockAnchor
 from roam.errors import NoSpace, RoamError, SegmentCorrupt, SegmentError, SegmentTaken, SegmentVersionMismatch
+from roam.shm.header import Identity
 from roam.shm.layout import BULK, HEADER, LANES, LIFE, MAGIC, VITAL, Geometry, HostWord, SegmentConfig, StatusWord
+from roam.shm.mapping import MappedSegment
 from roam.shm.rundir import RunDirectory, run_root
-from roam.shm.segment import Identity, MappedSegment, SegmentFile, boot_id, process_start_ticks, reserve_file
+from roam.shm.segment import SegmentFile, boot_id, process_start_ticks, reserve_file
 from tests.lanes import append, records_of
 from tests.support import run_script
 
@@ -190,7 +192,7 @@ def test_a_segment_is_claimed_once(small):
 
 CLAIM = """
 import sys, time
-from roam.shm.segment import MappedSegment
+from roam.shm.mapping import MappedSegment
 from roam.errors import SegmentTaken
 fd = int(sys.argv[1])
 print("ready", flush=True)

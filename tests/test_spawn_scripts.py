@@ -225,7 +225,7 @@ DOOMED = """
     def work(block):
         if block:
             signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64))
-        print(os.getpid(), flush=True)
+        os.write(1, f"{os.getpid()}\\n".encode())  # in one piece: several processes write here
         time.sleep(600)
 
     def start():
@@ -240,7 +240,7 @@ DOOMED = """
         bystander = os.fork()
         if not bystander:
             time.sleep(600)
-        print("host", bystander, flush=True)
+        os.write(1, f"host {bystander}\\n".encode())
         time.sleep(600)
 """
 

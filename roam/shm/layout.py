@@ -34,7 +34,7 @@ sequence is `use` and whose page number is the slot's index.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 __all__ = [
     "ABI_VERSION",
@@ -149,45 +149,58 @@ def announced_word(lane: int, cause: int) -> int:
     return StatusWord.ANNOUNCED + lane * len(CAUSES) + cause
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentConfig:
+class _Sizes(NamedTuple):
+    page_bytes: int
+    """Size of a page. A multiple of 64; at least twice `record_bytes`. Larger pages lose more at once when lapped."""
+    life_pages: int
+    """Pages of the lane for lifecycle records and exceptions."""
+    vital_pages: int
+    """Pages of the lane for WARNING and above."""
+    bulk_pages: int
+    """Pages of the lane for everything else."""
+    record_bytes: int
+    """Largest record body; what is larger is cut before it is encoded."""
+    span_slots: int
+    """How many open spans a death can name."""
+
+
+class SegmentConfig(_Sizes):
     """Sizes of a segment, fixed at birth. Raises `ValueError` for sizes that cannot work.
 
     A lane should hold what the cell emits while the host cannot look: peak bytes per second times the longest stall
     in seconds. A record of three fields takes about 130 bytes, so the default bulk lane holds some 8,000 of them.
     """
 
-    page_bytes: int = 32 * 1024
-    """Size of a page. A multiple of 64; at least twice `record_bytes`. Larger pages lose more at once when lapped."""
-    life_pages: int = 2
-    """Pages of the lane for lifecycle records and exceptions."""
-    vital_pages: int = 8
-    """Pages of the lane for WARNING and above."""
-    bulk_pages: int = 32
-    """Pages of the lane for everything else."""
-    record_bytes: int = 8 * 1024
-    """Largest record body; what is larger is cut before it is encoded."""
-    span_slots: int = 256
-    """How many open spans a death can name."""
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        for name, least, most in (
-            ("page_bytes", 256, 1 << 24),
-            ("life_pages", 2, 1 << 16),
-            ("vital_pages", 2, 1 << 16),
-            ("bulk_pages", 2, 1 << 16),
-            ("record_bytes", 64, 1 << 16),
-            ("span_slots", 1, 1 << 16),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or not least <= value <= most:
+    def __new__(
+        cls,
+        *,
+        page_bytes: int = 32 * 1024,
+        life_pages: int = 2,
+        vital_pages: int = 8,
+        bulk_pages: int = 32,
+        record_bytes: int = 8 * 1024,
+        span_slots: int = 256,
+    ) -> Self:
+        """Check and keep the sizes; bytes where the name says so, else counts."""
+        sizes = super().__new__(cls, page_bytes, life_pages, vital_pages, bulk_pages, record_bytes, span_slots)
+        limits = ((256, 1 << 24), (2, 1 << 16), (2, 1 << 16), (2, 1 << 16), (64, 1 << 16), (1, 1 << 16))
+        for name, value, (least, most) in zip(_Sizes._fields, sizes, limits, strict=True):
+            if type(value) is not int or not least <= value <= most:
                 raise ValueError(f"SegmentConfig({name}={value!r}): must be an integer from {least} to {most}")
-        if self.page_bytes % 64:
-            raise ValueError(f"SegmentConfig(page_bytes={self.page_bytes}): must be a multiple of 64")
-        if self.page_bytes < 2 * self.record_bytes:
+        if page_bytes % 64:
+            raise ValueError(f"SegmentConfig(page_bytes={page_bytes}): must be a multiple of 64")
+        if page_bytes < 2 * record_bytes:
             raise ValueError(
-                f"SegmentConfig(record_bytes={self.record_bytes}): a page of {self.page_bytes} bytes holds records of at most half its size"
+                f"SegmentConfig(record_bytes={record_bytes}): a page of {page_bytes} bytes holds records of at most "
+                "half its size"
             )
+        return sizes
+
+    def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, int]]:
+        """For pickle and copy, which call `__new__`."""
+        return (), self._asdict()
 
 
 class Geometry:

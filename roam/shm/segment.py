@@ -1,61 +1,24 @@
 """A segment: one mapped file per peer, made and removed by the host only.
 
 Ownership: the host creates the file, writes the header and its own words by `pwrite`, and reads by `pread` on the
-descriptor, never through a mapping, so that a cell that truncates the file cannot kill it. The cell maps the
-descriptor it inherited. Failure: the whole size is reserved before anything starts, so a full file system is an error
+descriptor, never through a mapping, so that a cell that truncates the file cannot kill it. The cell
+maps the descriptor it inherited: `roam.shm.mapping`. Failure: the whole size is reserved before anything starts, so a full file system is an error
 at creation and never a SIGBUS later.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import mmap
 import os
 import stat
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from zlib import crc32
 
-from ..clock import ClockAnchor
-from ..errors import NoSpace, SegmentCorrupt, SegmentTaken, SegmentVersionMismatch
-from .layout import (
-    ABI_VERSION,
-    HEADER,
-    HEADER_BYTES,
-    LANES,
-    MAGIC,
-    MAILBOX_SLOT_BYTES,
-    SPAN_SLOT_BYTES,
-    STATUS_OFFSET,
-    STATUS_WORDS,
-    Geometry,
-    SegmentConfig,
-    StatusWord,
-)
+from ..errors import NoSpace, SegmentCorrupt
+from .header import Identity, pack_header, read_header
+from .layout import LANES, MAGIC, STATUS_OFFSET, STATUS_WORDS, Geometry, SegmentConfig
 from .reader import RingReader
-from .words import Words, words_of
 
-__all__ = ["Identity", "MappedSegment", "SegmentFile", "boot_id", "process_start_ticks", "reserve_file"]
-
-_CRC_OFFSET = HEADER.size - 4
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who a segment belongs to, as its header says. `nonce` is 16 random bytes."""
-
-    peer_id: int
-    epoch: int
-    name: str
-    nonce: bytes
-    host_pid: int
-    host_start_ticks: int
-    boot_id: bytes
-    anchor: ClockAnchor
-    roam_version: str
-    python_version: str
+__all__ = ["SegmentFile", "boot_id", "process_start_ticks", "reserve_file"]
 
 
 def boot_id() -> bytes:
@@ -131,7 +94,7 @@ class SegmentFile:
     @classmethod
     def _initialise(cls, fd: int, path: str, config: SegmentConfig, identity: Identity) -> SegmentFile:
         segment = cls(fd, path, config, identity)
-        header = _pack_header(segment.geometry, identity)
+        header = pack_header(segment.geometry, identity)
         # r[impl shm.segment.magic] The magic last: a file without it is not a segment yet.
         os.pwrite(fd, header[len(MAGIC) :], len(MAGIC))
         os.pwrite(fd, MAGIC, 0)
@@ -149,7 +112,7 @@ class SegmentFile:
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise SegmentCorrupt(path=str(path), offset=0, why="it is not a regular file")
-            config, identity = _read_header(fd, str(path))
+            config, identity = read_header(fd, str(path))
         except BaseException:
             os.close(fd)
             raise
@@ -198,128 +161,3 @@ class SegmentFile:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-
-class MappedSegment:
-    """The cell's view of its segment: a mapping of the inherited descriptor. Claims it for this process."""
-
-    def __init__(self, fd: int, *, nonce: bytes | None = None) -> None:
-        """Map and claim. Raises `SegmentCorrupt`, `SegmentVersionMismatch`, or `SegmentTaken`.
-
-        The descriptor is not needed afterwards and stays the caller's. `nonce` proves that it is the right one.
-        """
-        path = f"descriptor {fd}"
-        self.config, self.identity = _read_header(fd, path)
-        if nonce is not None and nonce != self.identity.nonce:
-            raise SegmentCorrupt(path=path, offset=0, why="its nonce is not the ticket's")
-        self.geometry = Geometry(self.config)
-        self.mapping = _map(fd, self.geometry.total_bytes)
-        self.memory = memoryview(self.mapping)
-        self.words: Words = words_of(self.memory)
-        self._claim(fd, path)
-
-    def _claim(self, fd: int, path: str) -> None:
-        # r[impl shm.segment.claim] Under a lock that is not waited for: of two that attach at once, one is refused.
-        try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 8, StatusWord.PID * 8)
-        except OSError as error:
-            raise SegmentTaken(path=path, pid=self.words[StatusWord.PID]) from error
-        try:
-            claimed = self.words[StatusWord.PID]
-            if claimed:
-                raise SegmentTaken(path=path, pid=claimed)
-            self.words[StatusWord.PID] = os.getpid()
-            self.words[StatusWord.STATE] = 1
-        finally:
-            fcntl.lockf(fd, fcntl.LOCK_UN, 8, StatusWord.PID * 8)
-
-
-def _map(fd: int, size_bytes: int) -> mmap.mmap:
-    """Map a descriptor; where Python can, without a duplicate of it that a program could close under the mapping."""
-    if sys.version_info >= (3, 13):
-        return mmap.mmap(fd, size_bytes, trackfd=False)
-    return mmap.mmap(fd, size_bytes)
-
-
-def _pack_header(geometry: Geometry, identity: Identity) -> bytes:
-    config = geometry.config
-    body = HEADER.pack(
-        MAGIC,
-        ABI_VERSION,
-        HEADER_BYTES,
-        geometry.total_bytes,
-        config.page_bytes,
-        config.life_pages,
-        config.vital_pages,
-        config.bulk_pages,
-        config.record_bytes,
-        config.span_slots,
-        SPAN_SLOT_BYTES,
-        MAILBOX_SLOT_BYTES,
-        identity.peer_id,
-        identity.epoch,
-        identity.nonce,
-        identity.host_pid,
-        identity.host_start_ticks,
-        identity.anchor.wall_ns,
-        identity.anchor.monotonic_ns,
-        identity.boot_id,
-        _fit(identity.name, 128),
-        _fit(identity.roam_version, 32),
-        _fit(identity.python_version, 32),
-        0,
-    )
-    return body[:_CRC_OFFSET] + crc32(body[len(MAGIC) : _CRC_OFFSET]).to_bytes(4, "little")
-
-
-def _fit(text: str, size: int) -> bytes:
-    """UTF-8 of at most `size` bytes, cut between characters."""
-    return text.encode("utf-8", "backslashreplace")[:size].decode("utf-8", "ignore").encode()
-
-
-def _text(raw: bytes) -> str:
-    return raw.rstrip(b"\0").decode("utf-8", "replace")
-
-
-def _read_header(fd: int, path: str) -> tuple[SegmentConfig, Identity]:
-    if sys.byteorder != "little":
-        raise SegmentCorrupt(path=path, offset=0, why="segments are little-endian and this machine is not")
-    raw = os.pread(fd, HEADER.size, 0)
-    if len(raw) < HEADER.size:
-        raise SegmentCorrupt(path=path, offset=len(raw), why="the file ends inside the header")
-    fields = HEADER.unpack(raw)
-    if fields[0] != MAGIC:
-        raise SegmentCorrupt(path=path, offset=0, why="it does not begin with the magic")
-    if fields[1] != ABI_VERSION:
-        raise SegmentVersionMismatch(path=path, found=fields[1], wanted=ABI_VERSION)
-    if fields[-1] != crc32(raw[len(MAGIC) : _CRC_OFFSET]):
-        raise SegmentCorrupt(path=path, offset=_CRC_OFFSET, why="the header's checksum does not match")
-    try:
-        config = SegmentConfig(
-            page_bytes=fields[4],
-            life_pages=fields[5],
-            vital_pages=fields[6],
-            bulk_pages=fields[7],
-            record_bytes=fields[8],
-            span_slots=fields[9],
-        )
-    except ValueError as error:
-        raise SegmentCorrupt(path=path, offset=24, why=str(error)) from error
-    total_bytes = Geometry(config).total_bytes
-    if fields[2:4] != (HEADER_BYTES, total_bytes) or fields[10:12] != (SPAN_SLOT_BYTES, MAILBOX_SLOT_BYTES):
-        raise SegmentCorrupt(path=path, offset=8, why="the sizes in the header contradict each other")
-    if os.fstat(fd).st_size < total_bytes:
-        raise SegmentCorrupt(path=path, offset=os.fstat(fd).st_size, why="the file is shorter than its header says")
-    identity = Identity(
-        peer_id=fields[12],
-        epoch=fields[13],
-        nonce=fields[14],
-        host_pid=fields[15],
-        host_start_ticks=fields[16],
-        anchor=ClockAnchor(fields[17], fields[18]),
-        boot_id=fields[19],
-        name=_text(fields[20]),
-        roam_version=_text(fields[21]),
-        python_version=_text(fields[22]),
-    )
-    return config, identity

@@ -7,12 +7,12 @@ Failure: a kill at any store leaves the old body or the new one in force.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 from zlib import crc32
 
 from .layout import RECORD_HEAD, RECORD_HEAD_BYTES, SEAL, SPAN_BODY_BYTES, SPAN_SLOT_BYTES, StatusWord
+from .ownership import ownership
 from .words import Words
 
 __all__ = ["OpenBody", "SpanTable", "read_open_spans"]
@@ -31,14 +31,14 @@ class SpanTable:
     every method does nothing: the table is the parent's.
     """
 
-    __slots__ = ("_free", "_handles", "_memory", "_offset", "_overflowed", "_owner_pid", "_slots", "_uses", "_words")
+    __slots__ = ("_free", "_handles", "_is_owner", "_memory", "_offset", "_overflowed", "_slots", "_uses", "_words")
 
     def __init__(self, memory: memoryview, words: Words, *, offset: int, slots: int) -> None:
         self._memory = memory
         self._words = words
         self._offset = offset
         self._slots = slots
-        self._owner_pid = os.getpid()
+        self._is_owner = ownership()
         self._free = list(range(slots - 1, -1, -1))
         self._uses = [0] * slots
         # The handle of the span in each slot; bitwise inverted once that span is closed.
@@ -47,7 +47,7 @@ class SpanTable:
 
     def open(self, payload: bytes, time_ns: int) -> int:
         """Enter a span's body into a free slot; returns its handle, or -1 if there is no room, which is counted."""
-        if os.getpid() != self._owner_pid:
+        if not self._is_owner():
             return NO_SPAN
         try:
             slot = self._free.pop() if len(payload) <= PAYLOAD_LIMIT else NO_SPAN
@@ -67,13 +67,13 @@ class SpanTable:
 
     def rewrite(self, handle: int, payload: bytes, time_ns: int) -> None:
         """Replace the body of an open span, by the body that is not in force. One that is too long is ignored."""
-        if handle != NO_SPAN and len(payload) <= PAYLOAD_LIMIT and os.getpid() == self._owner_pid:
+        if handle != NO_SPAN and len(payload) <= PAYLOAD_LIMIT and self._is_owner():
             self._store(handle, payload, time_ns)
 
     def close(self, handle: int) -> None:
         """Free a span's slot. -1, and a handle that was closed before, are ignored."""
         slot = handle % self._slots
-        if handle == NO_SPAN or os.getpid() != self._owner_pid:
+        if handle == NO_SPAN or not self._is_owner():
             return
         # No call from the comparison on, so that of two threads one closes.
         if self._handles[slot] == handle:

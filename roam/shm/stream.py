@@ -25,10 +25,12 @@ from zlib import crc32
 
 from ..clock import ClockAnchor
 from ..errors import SegmentCorrupt, SegmentError, SegmentTaken
+from .header import Identity
 from .layout import BULK, HostWord, SegmentConfig, StatusWord
+from .mapping import MappedSegment
 from .reader import Chunk, RingReader
 from .ring import RingWriter
-from .segment import Identity, MappedSegment, SegmentFile, boot_id, process_start_ticks
+from .segment import SegmentFile, boot_id, process_start_ticks
 
 __all__ = ["QueueRx", "QueueTx", "RingRx", "RingTx", "Rx", "Stream", "Tx", "open_stream", "queue_stream"]
 

@@ -14,7 +14,7 @@ import time
 from ..errors import TicketError
 from ..shm.doorbell import Doorbell, private_descriptor
 from ..shm.layout import HostWord, StatusWord
-from ..shm.segment import MappedSegment
+from ..shm.mapping import MappedSegment
 from ..stage import Stage
 from ..ticket import SpawnTicket
 from . import emitter as emitters

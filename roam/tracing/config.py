@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 from .filter import Filter
 
@@ -12,31 +12,41 @@ __all__ = ["ConfigResult", "TracingConfig"]
 DEFAULT_FILTER = "info"
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class TracingConfig:
-    """What cells capture and what the host passes on.
+class _Settings(NamedTuple):
+    capture: Filter
+    """Decides in the cell what is written."""
+    forward: Filter | None
+    """Decides at the host what goes on to subscribers and logging; None for all."""
+    span_events: bool
+    """Whether spans are written as records. The open-span table is kept either way."""
+
+
+class TracingConfig(_Settings):
+    """What cells capture and what the host passes on. Immutable.
 
     `capture` is the filter that decides in the cell, `ROAM_FILTER` or `info` where it is not given. `forward` is the
     filter for subscribers and the host's logging, where it should be narrower. Raises `FilterError` for a filter
     that does not parse.
     """
 
-    capture: Filter
-    forward: Filter | None
-    span_events: bool
-    """Whether spans are written as records. The open-span table is kept either way."""
+    __slots__ = ()
 
-    def __init__(
-        self, capture: str | Filter | None = None, *, forward: str | Filter | None = None, span_events: bool = True
-    ) -> None:
+    def __new__(
+        cls, capture: str | Filter | None = None, *, forward: str | Filter | None = None, span_events: bool = True
+    ) -> Self:
+        """Parse the filters."""
         if capture is None:
             # Set and empty is as good as not set.
             capture = os.environ.get("ROAM_FILTER") or DEFAULT_FILTER
-        object.__setattr__(self, "capture", capture if isinstance(capture, Filter) else Filter(capture))
+        if not isinstance(capture, Filter):
+            capture = Filter(capture)
         if forward is not None and not isinstance(forward, Filter):
             forward = Filter(forward)
-        object.__setattr__(self, "forward", forward)
-        object.__setattr__(self, "span_events", bool(span_events))
+        return super().__new__(cls, capture, forward, bool(span_events))
+
+    def __getnewargs_ex__(self) -> tuple[tuple[Filter], dict[str, Any]]:
+        """For pickle and copy, which call `__new__`."""
+        return (self.capture,), {"forward": self.forward, "span_events": self.span_events}
 
     def to_bytes(self) -> bytes:
         """What travels to the cell: `<span_events> <filter>` as UTF-8."""
@@ -49,8 +59,7 @@ class TracingConfig:
         return cls(text, span_events=bool(int(span_events)))
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigResult:
+class ConfigResult(NamedTuple):
     """What became of a configuration at one cell."""
 
     generation: int

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from ..errors import RoamError
 from ..shm.layout import BULK, LIFE, VITAL, HostWord
 from ..shm.mailbox import read_config
-from ..shm.segment import MappedSegment
+from ..shm.mapping import MappedSegment
 from ..shm.spans import PAYLOAD_LIMIT, SpanTable
 from ..shm.writer import Outcome, SegmentWriter
 from ..stage import ExceptionText

@@ -22,9 +22,9 @@ from typing import Self
 
 from ..errors import HostClosed
 from ..shm.layout import SegmentConfig
+from ..shm.mapping import MappedSegment
 from ..shm.reader import Chunk, Gap
 from ..shm.rundir import RunDirectory
-from ..shm.segment import MappedSegment
 from . import emitter as emitters
 from .collector import Collector
 from .concluder import Concluder

@@ -9,9 +9,10 @@ import secrets
 
 from ..clock import ClockAnchor
 from ..shm.doorbell import DoorbellPair
+from ..shm.header import Identity
 from ..shm.layout import SegmentConfig
 from ..shm.rundir import RunDirectory
-from ..shm.segment import Identity, SegmentFile, boot_id, process_start_ticks
+from ..shm.segment import SegmentFile, boot_id, process_start_ticks
 from .link import LinkKeeper, PeerLink
 from .peer import PeerOwner
 from .records import Peer
