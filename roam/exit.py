@@ -83,7 +83,7 @@ class CellExit:
             return f"killed{by} with {signal_name(self.signal)} (signal {self.signal}) in stage {self.stage.label}"
         if self.exception is not None:
             first_line = self.exception.message.partition("\n")[0]
-            return f"{self.exception.type}: {first_line}" + (
+            return f"raised {self.exception.type}: {first_line}" + (
                 "" if self.stage is Stage.RUN else f" in stage {self.stage.label}"
             )
         if self.kind is ExitKind.RETURNED:

@@ -30,18 +30,18 @@ class InProcessCell:
         self._host = host
         self._name = name
         self._link: PeerLink | None = None
-        self._before: Emitter | None = None
+        self._emitter: Emitter | None = None
 
     def __enter__(self) -> Self:
         self._link = self._host.register_peer(self._name, in_process=True)
-        emitter = Emitter(MappedSegment(self._link.segment.fd), ring=self._link.stir)
-        self._before = emitters.current_emitter()
-        emitters.install(emitter)
+        self._emitter = Emitter(MappedSegment(self._link.segment.fd), ring=self._link.stir)
+        emitters.install(self._emitter)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None) -> None:
-        before, self._before = self._before, None
-        emitters.install(before)
+        emitter, self._emitter = self._emitter, None
+        if emitter is not None:
+            emitters.withdraw(emitter)
         self._opened.release()
 
     @property

@@ -1,16 +1,32 @@
-"""Small lanes for tests: a writer and a reader over one buffer, and a log of every store that the writer makes."""
+"""Small lanes for tests: a writer and a reader over one buffer, and a log of every store that the writer makes.
+
+`Bench` is the same for a whole segment's `SegmentWriter`.
+"""
 
 from __future__ import annotations
 
+import json
+import mmap
 from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
 
-from roam.shm.layout import PAGE_HEAD, RECORD_HEAD_BYTES
+from roam.shm.layout import (
+    BULK,
+    CAUSES,
+    PAGE_HEAD,
+    RECORD_HEAD_BYTES,
+    Geometry,
+    SegmentConfig,
+    announced_word,
+    dropped_word,
+)
 from roam.shm.reader import Chunk, Gap, RingReader
 from roam.shm.ring import RingWriter
+from roam.shm.words import words_of
+from roam.shm.writer import SegmentWriter
 
-__all__ = ["Lane", "Record", "StoreLog", "append", "count_lost", "record_bytes", "records_of"]
+__all__ = ["Bench", "Lane", "Record", "StoreLog", "append", "count_lost", "record_bytes", "records_of", "told"]
 
 Record = tuple[int, int, bytes]
 """Sequence, time, payload."""
@@ -165,3 +181,61 @@ class _LoggedWords:
 
     def __setitem__(self, index: int, value: int) -> None:
         self._stores.append((index * 8, value.to_bytes(8, "little")))
+
+
+CONFIG = SegmentConfig(page_bytes=1024, life_pages=4, vital_pages=8, bulk_pages=64, record_bytes=512, span_slots=1)
+
+
+class Bench:
+    """A writer over shared memory, and everything that a host could read of it."""
+
+    def __init__(self, config=CONFIG, **options):
+        self.geometry = Geometry(config)
+        self.mapping = mmap.mmap(-1, self.geometry.total_bytes)
+        self.memory = memoryview(self.mapping)
+        self.words = words_of(self.memory)
+        self.rings = 0
+        options = {
+            "encode_dropped": lambda counts: b"dropped " + json.dumps(counts).encode(),
+            "ring": self.ring,
+        } | options
+        self.writer = SegmentWriter(self.memory, self.geometry, **options)
+        self.readers = [
+            RingReader(
+                lambda offset, size: self.mapping[offset : offset + size],
+                lane=lane,
+                offset=self.geometry.lane_offsets[lane],
+                page_bytes=config.page_bytes,
+                page_count=self.geometry.lane_pages[lane],
+            )
+            for lane in range(3)
+        ]
+
+    def ring(self):
+        self.rings += 1
+
+    def poll(self, lane=BULK):
+        """`(sequence, time, payload)` of what is new in a lane."""
+        return records_of(self.readers[lane].poll())
+
+    def payloads(self, lane=BULK):
+        return [payload for _, _, payload in self.poll(lane)]
+
+    def dropped(self, lane=BULK):
+        """Counts by cause, as the status words have them."""
+        counts = {cause: self.words[dropped_word(lane, index)] for index, cause in enumerate(CAUSES)}
+        return {cause: count for cause, count in counts.items() if count}
+
+    def announced(self, lane=BULK):
+        counts = {cause: self.words[announced_word(lane, index)] for index, cause in enumerate(CAUSES)}
+        return {cause: count for cause, count in counts.items() if count}
+
+
+def told(payloads):
+    """The sums of what `Dropped` records say."""
+    sums: dict[str, int] = {}
+    for payload in payloads:
+        if payload.startswith(b"dropped "):
+            for cause, count in json.loads(payload[8:]).items():
+                sums[cause] = sums.get(cause, 0) + count
+    return sums

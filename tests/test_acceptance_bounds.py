@@ -44,7 +44,8 @@ def test_an_error_outlives_a_million_details(host):
     assert left.statistics.lanes["bulk"].emitted == MILLION
     assert_identity(left.statistics)
     details = [record.fields["number"] for record in left.records if record.message == "detail"]
-    assert details == list(range(MILLION - len(details), MILLION))
+    assert details == sorted(set(details))
+    assert details[-1] == MILLION - 1
     assert len(details) > 5_000
 
 

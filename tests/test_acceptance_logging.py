@@ -99,7 +99,7 @@ CONFIGURED = """
             child.join()
             return
         import roam
-        with roam.TracingHost(forward=False) as host:
+        with roam.TracingHost(forward=kind == "forwarded") as host:
             cell = roam.spawn_cell(work, how, name="worker", host=host, start_method=method)
             cell.result()
             found = [(record.target, record.message) for record in cell.records() if record.level == logging.INFO]
@@ -114,10 +114,39 @@ CONFIGURED = """
 @pytest.mark.parametrize("how", ["level", "format", "stdout", "dict"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_cell_that_configures_logging_prints_what_it_prints_without_roam(method, how, tmp_path):
-    """Byte for byte what a bare child process prints; and its INFO records arrive, whatever the program's levels are."""
+    """Byte for byte what a bare child process prints, also where the host forwards into a logging without handlers; and
+    its INFO records arrive, whatever the program's levels are."""
     program = write_program(tmp_path, CONFIGURED)
     bare = run_script(program, "bare", method, how)
-    traced = run_script(program, "traced", method, how)
 
     assert (bare.stdout + bare.stderr).count("a warning") >= 1
-    assert (traced.stdout, traced.stderr) == (bare.stdout, bare.stderr)
+    for kind in ("traced", "forwarded"):
+        traced = run_script(program, kind, method, how)
+        assert (traced.stdout, traced.stderr) == (bare.stdout, bare.stderr), kind
+
+
+UNCONFIGURED = """
+    import logging, sys, threading, warnings
+    import roam
+
+    def work():
+        logging.getLogger("app").warning("a warning")
+        warnings.warn("look out")
+        thread = threading.Thread(target=int, args=("no",))
+        thread.start()
+        thread.join()
+        raise OSError("the end")
+
+    if __name__ == "__main__":
+        cell = roam.spawn_cell(work, start_method=sys.argv[1])
+        cell.join()
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_the_cell_has_printed_is_not_printed_again(method, tmp_path):
+    """A log record, a warning and uncaught exceptions of a program without handlers: each is on the terminal once."""
+    done = run_script(write_program(tmp_path, UNCONFIGURED), method)
+
+    counts = {text: done.stderr.count(text) for text in ("a warning\n", "look out\n", "'no'\n", "OSError: the end\n")}
+    assert set(counts.values()) == {1}, done.stderr

@@ -142,3 +142,9 @@ def test_the_cache_is_bounded():
 def test_a_filter_equals_only_filters():
     """Comparison with something else is not an error."""
     assert Filter("info") != "info"
+
+
+def test_dill_speaks_up_only_when_it_is_named():
+    """dill narrates at INFO what `multiprocess` pickles; a general level does not ask for that."""
+    assert [Filter("debug").threshold("dill"), Filter("off").threshold("dill")] == [WARNING, Filter("off").threshold("a")]
+    assert [Filter("info,dill=debug").threshold("dill.source"), Filter("trace").threshold("dillx")] == [DEBUG, TRACE]

@@ -538,7 +538,7 @@ def test_an_exception_stands_last():
 
     assert text.endswith(
         "\nexception\n  | Traceback:\n  |   File x\n  | ValueError: no\n  | file\n\n"
-        'cell "parser" ValueError: no\nverdict: raised\n'
+        'cell "parser" raised ValueError: no\nverdict: raised\n'
     )
     assert "app  failed\n      | Traceback:\n      |   File y\n      | KeyError: key\n" in text
     assert "app  uncaught\n      (the traceback stands at the end)\n" in text

@@ -1,14 +1,12 @@
-"""The one writer of a segment: order, drops, acknowledgements, doorbell, threads, forks.
+"""The one writer of a segment: order, drops, acknowledgements, doorbell, threads.
 
-What happens when it is entered twice, or left by an exception, is in `test_writer_interrupted.py`.
+What happens when it is entered twice, or left by an exception, is in `test_writer_interrupted.py`; forks are in
+`test_writer_forks.py`.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
-import mmap
-import os
 import sys
 import threading
 import time
@@ -17,78 +15,14 @@ import pytest
 
 from roam.shm.layout import (
     BULK,
-    CAUSES,
     LIFE,
     VITAL,
-    Geometry,
     HostWord,
     SegmentConfig,
     StatusWord,
-    announced_word,
-    dropped_word,
 )
-from roam.shm.reader import RingReader
-from roam.shm.spans import SpanTable
-from roam.shm.words import words_of
-from roam.shm.writer import NESTED_LIMIT, Outcome, SegmentWriter
-from tests.lanes import records_of
-
-CONFIG = SegmentConfig(page_bytes=1024, life_pages=4, vital_pages=8, bulk_pages=64, record_bytes=512, span_slots=1)
-
-
-class Bench:
-    """A writer over shared memory, and everything that a host could read of it."""
-
-    def __init__(self, config=CONFIG, **options):
-        self.geometry = Geometry(config)
-        self.mapping = mmap.mmap(-1, self.geometry.total_bytes)
-        self.memory = memoryview(self.mapping)
-        self.words = words_of(self.memory)
-        self.rings = 0
-        options = {
-            "encode_dropped": lambda counts: b"dropped " + json.dumps(counts).encode(),
-            "ring": self.ring,
-        } | options
-        self.writer = SegmentWriter(self.memory, self.geometry, **options)
-        self.readers = [
-            RingReader(
-                lambda offset, size: self.mapping[offset : offset + size],
-                lane=lane,
-                offset=self.geometry.lane_offsets[lane],
-                page_bytes=config.page_bytes,
-                page_count=self.geometry.lane_pages[lane],
-            )
-            for lane in range(3)
-        ]
-
-    def ring(self):
-        self.rings += 1
-
-    def poll(self, lane=BULK):
-        """`(sequence, time, payload)` of what is new in a lane."""
-        return records_of(self.readers[lane].poll())
-
-    def payloads(self, lane=BULK):
-        return [payload for _, _, payload in self.poll(lane)]
-
-    def dropped(self, lane=BULK):
-        """Counts by cause, as the status words have them."""
-        counts = {cause: self.words[dropped_word(lane, index)] for index, cause in enumerate(CAUSES)}
-        return {cause: count for cause, count in counts.items() if count}
-
-    def announced(self, lane=BULK):
-        counts = {cause: self.words[announced_word(lane, index)] for index, cause in enumerate(CAUSES)}
-        return {cause: count for cause, count in counts.items() if count}
-
-
-def told(payloads):
-    """The sums of what `Dropped` records say."""
-    sums: dict[str, int] = {}
-    for payload in payloads:
-        if payload.startswith(b"dropped "):
-            for cause, count in json.loads(payload[8:]).items():
-                sums[cause] = sums.get(cause, 0) + count
-    return sums
+from roam.shm.writer import NESTED_LIMIT, Outcome
+from tests.lanes import Bench, told
 
 
 def test_records_are_ordered_over_all_lanes():
@@ -279,89 +213,6 @@ def test_threads_write_whole_records_in_their_order():
     assert bench.dropped() == {"sampled": 6 * 30}
     rest = bench.dropped()["sampled"] - bench.announced().get("sampled", 0)
     assert {"sampled": 180 - rest} == told(payloads)
-
-
-def in_child(work):
-    """Run `work` in a forked child; its exit code is 0 if nothing was raised."""
-    pid = os.fork()
-    if not pid:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def test_a_forked_child_does_not_write():
-    """After `disown`, no method reaches the parent's segment, and none waits for a lock whose holder is not here."""
-    bench = Bench()
-    bench.writer.write(BULK, b"parent", 0)
-    bench.writer.drop(BULK, "newest")
-    held, release = threading.Event(), threading.Event()
-
-    def hold():
-        with bench.writer._lock:
-            held.set()
-            release.wait(30)
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    held.wait(10)
-    before = bench.mapping[:]
-
-    def child():
-        bench.writer.disown()
-        assert Outcome.DROPPED == bench.writer.write(BULK, b"child", 0)
-        assert Outcome.DROPPED == bench.writer.write(VITAL, b"child" * 100, 0)
-        bench.writer.drop(LIFE, "forked")
-        bench.writer.acknowledge(0)
-
-    assert 0 == in_child(child)
-    assert before == bench.mapping[:]
-    release.set()
-    holder.join(10)
-    assert Outcome.WRITTEN == bench.writer.write(BULK, b"parent again", 0)
-    assert [b"parent", b'dropped {"newest": 1}', b"parent again"] == bench.payloads()
-
-
-def test_a_fork_inside_a_record_writes_it_once():
-    """A signal handler that forks in the middle of a record: the child's half of it goes nowhere."""
-    forks = []
-
-    def fork_once():
-        if not forks:
-            forks.append(os.fork())
-            if not forks[0]:
-                bench.writer.disown()
-        return time.monotonic_ns()
-
-    bench = Bench(clock=fork_once)
-    bench.writer.write(BULK, b"record", 0)
-    if not forks[0]:
-        bench.writer.write(BULK, b"child", 0)
-        os._exit(0)
-    written = bench.mapping[:]
-    assert 0 == os.waitstatus_to_exitcode(os.waitpid(forks[0], 0)[1])
-    assert written == bench.mapping[:]
-    assert [b"record"] == bench.payloads()
-
-
-def test_a_fork_that_python_did_not_see_stops_at_the_page():
-    """A child of a fork in C code cannot turn a page of its parent's, and has no span there."""
-    bench = Bench()
-    table = SpanTable(bench.memory, bench.words, offset=bench.geometry.spans_offset, slots=1)
-    handle = table.open(b"span", 1)
-    before = bench.mapping[:]
-    pid = ctypes.PyDLL(None).fork()
-    if not pid:
-        table.close(handle)
-        os._exit(bench.writer.write(BULK, b"child", 0))
-    assert Outcome.DROPPED == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert before == bench.mapping[:]
-    bench.writer.write(BULK, b"parent", 0)
-    assert [b"parent"] == bench.payloads()
 
 
 def test_a_lock_that_nobody_will_release_is_not_waited_for():

@@ -15,7 +15,7 @@ import roam.shm.ring
 import roam.shm.writer
 from roam.shm.layout import BULK, VITAL, HostWord, SegmentConfig, StatusWord
 from roam.shm.writer import Outcome
-from tests.test_writer import Bench, told
+from tests.lanes import Bench, told
 
 ROOMY = SegmentConfig(page_bytes=32768, bulk_pages=64, vital_pages=2, life_pages=2, span_slots=1)
 

@@ -181,6 +181,10 @@ class RingReader:
         best = self._choose_finally(survivors) if final else self._choose(survivors)
         if best is None:
             return False
+        here = self._read_head(self._page_no)
+        if here is not None and here.page_no == self._page_no and here.records > self._index and self._is_sound(here):
+            # This page got its last records after it was looked at, and before the next one was begun.
+            return True
         if not final:
             best = self._oldest_up_to(best)
         was_lapped = survivors.newest_page_no >= best.page_no - 2 + self._page_count

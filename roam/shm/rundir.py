@@ -61,15 +61,15 @@ class RunDirectory:
 
     def forget(self) -> None:
         """In a forked child: close the descriptor, touch nothing."""
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+        fd, self._lock_fd = self._lock_fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def remove(self) -> bool:
         """Remove the directory if no evidence is left in it; True if it is gone."""
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+        fd, self._lock_fd = self._lock_fd, -1
+        if fd >= 0:
+            os.close(fd)
         try:
             if any(entry.name != LOCK_NAME for entry in self.path.iterdir()):
                 return False

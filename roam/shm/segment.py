@@ -158,6 +158,7 @@ class SegmentFile:
 
     def close(self) -> None:
         """Close the descriptor. The file stays."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        # Forgotten first: a free number may belong to somebody else at once, also in a forked child.
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)

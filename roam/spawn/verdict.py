@@ -58,7 +58,7 @@ def judge(
         if cpu_s is None and remains.cpu_ns is not None:
             cpu_s = remains.cpu_ns / 1e9
         max_rss_bytes = max_rss_bytes or remains.max_rss_bytes
-    verdict, evidence = _verdict(kind, signal, exception, remains, did, oom_kills)
+    verdict, evidence = _verdict(kind, signal, code, exception, remains, did, oom_kills)
     return CellExit(
         kind=kind,
         code=code,
@@ -107,6 +107,7 @@ def _last_failure(remains: Remains) -> ExceptionText | None:
 def _verdict(
     kind: ExitKind,
     signal: int | None,
+    code: int | None,
     exception: ExceptionText | None,
     remains: Remains,
     did: Interference,
@@ -130,6 +131,8 @@ def _verdict(
         return "exception", (exception.type,)
     if kind is ExitKind.RETURNED:
         return "returned", ()
+    if kind is ExitKind.EXITED:
+        return "exited by itself", (f"exit code {code}",)
     return "unknown", ()
 
 

@@ -57,7 +57,7 @@ class Collector:
         """Make the collector look at its calls now. Never blocks; safe in any thread and in a signal handler."""
         try:
             os.eventfd_write(self._wake_fd, 1)
-        except OSError:
+        except (OSError, ValueError):
             # Full: it is awake. Closed: it is gone.
             return
 
@@ -147,10 +147,10 @@ class Collector:
 
     def forget(self) -> None:
         """Close the descriptors; for a closed collector, and in a forked child."""
-        if self._wake_fd >= 0:
+        fd, self._wake_fd = self._wake_fd, -1
+        if fd >= 0:
             self._epoll.close()
-            os.close(self._wake_fd)
-            self._wake_fd = -1
+            os.close(fd)
 
     def _run(self) -> None:
         looked_at = time.monotonic()

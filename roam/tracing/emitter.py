@@ -36,6 +36,7 @@ __all__ = [
     "exception_text",
     "install",
     "on_install",
+    "withdraw",
 ]
 
 _GENERATION = int(HostWord.GENERATION)
@@ -239,6 +240,7 @@ def exception_text(exc_info: ExceptionArgument) -> ExceptionText | None:
 
 
 _current: Emitter | None = None
+_installed: list[Emitter] = []
 _emitters: weakref.WeakSet[Emitter] = weakref.WeakSet()
 
 
@@ -250,12 +252,24 @@ def current_emitter() -> Emitter | None:
 _listeners: list[Callable[[Emitter | None], None]] = []
 
 
-def install(emitter: Emitter | None) -> None:
-    """Make `emitter` the process's own, or none."""
+def install(emitter: Emitter, *, beneath: bool = False) -> None:
+    """Make `emitter` the process's own until it is withdrawn; `beneath`, only where there is, or will be, no other."""
+    _installed.insert(0 if beneath else len(_installed), emitter)
+    _choose()
+
+
+def withdraw(emitter: Emitter) -> None:
+    """It is the process's own no longer; the one before it is again, if that was not withdrawn meanwhile."""
+    if emitter in _installed:
+        _installed.remove(emitter)
+        _choose()
+
+
+def _choose() -> None:
     global _current
-    _current = emitter
+    _current = _installed[-1] if _installed else None
     for listener in _listeners:
-        listener(emitter)
+        listener(_current)
 
 
 def on_install(listener: Callable[[Emitter | None], None]) -> None:
@@ -268,7 +282,8 @@ def _forget_in_child() -> None:
     """A forked child is neither the cell nor the host that its parent is. Open spans still hold their emitters."""
     for emitter in list(_emitters):
         emitter.disown()
-    install(None)
+    _installed.clear()
+    _choose()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

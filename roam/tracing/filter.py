@@ -2,7 +2,8 @@
 
 A filter is a comma-separated list of directives: a level, which is the default for every target, or `target=level`,
 which holds for that target and those below it (`app.db` covers `app.db.pool`, not `app.dbx`); the longest target
-wins. Levels are `off`, `critical`, `error`, `warn`, `warning`, `info`, `debug`, `trace` in any letter case.
+wins. Levels are `off`, `critical`, `error`, `warn`, `warning`, `info`, `debug`, `trace` in any letter case. The target
+`dill` starts at `warning` unless a directive names it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ _LEVELS = {
     "critical": CRITICAL,
     "off": OFF,
 }
+_NARRATORS = {"dill": WARNING}
+"""Targets that need a directive of their own to say more. dill tells at INFO of each object that it pickles, and
+`multiprocess` pickles through it: every `Pipe.send` would push a program's own records out of the ring."""
 _WORDS = {level: word for word, level in _LEVELS.items() if word != "warn"}
 _EXPECTED = "a level (off, critical, error, warning, info, debug, trace)"
 
@@ -100,7 +104,9 @@ class Filter:
         while rest:
             if rest in self._targets:
                 return self._targets[rest]
-            rest = rest.rpartition(".")[0]
+            root, rest = rest, rest.rpartition(".")[0]
+            if root in _NARRATORS:
+                return max(self._default, _NARRATORS[root])
         return self._default
 
     @property

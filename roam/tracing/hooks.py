@@ -86,7 +86,8 @@ def _hooked_handle(self: logging.Logger, record: logging.LogRecord) -> None:
     # was never subject to the logger's level.
     is_own = not _is_from_log(sys._getframe(1)) or _is_enabled_for(self, record.levelno)
     try:
-        _capture(emitter, record, PRINTED if is_own and self.hasHandlers() else 0)
+        # Left to the host's last resort is what the program's own would have printed, and nothing that it suppresses.
+        _capture(emitter, record, 0 if is_own and not self.hasHandlers() else PRINTED)
     except Exception:
         # A record that no logger makes, or no recursion left.
         emitter.writer.drop(BULK, "unencodable")

@@ -86,7 +86,7 @@ class TracingHost:
         self._lock = threading.Lock()
         self._peers = PeerTable(retain_total_bytes)
         self._state = "open"
-        self._emitter: Emitter | None = None
+        self._emitter: Emitter
         self._own: PeerLink | None = None
         self._run = RunDirectory.create()
         with contextlib.ExitStack() as undo:
@@ -100,7 +100,8 @@ class TracingHost:
             self._peers.own = self._own = self._make_own_peer()
             undo.pop_all()
         _open_hosts.add(self)
-        self._install()
+        # A cell that is also a host goes on as the cell that it is.
+        emitters.install(self._emitter, beneath=True)
 
     # Peers.
 
@@ -281,7 +282,8 @@ class TracingHost:
 
     def _shut_down(self) -> None:
         self._state = "closed"
-        self._uninstall()
+        emitters.withdraw(self._emitter)
+        del self._emitter
         self._concluder.close()
         own = self._own
         if own is not None:
@@ -325,18 +327,6 @@ class TracingHost:
     def _ring_own(self) -> None:
         if self._own is not None:
             self.stir(self._own)
-
-    def _install(self) -> None:
-        """Be the tracing of this process, unless it is a cell or has another host."""
-        if emitters.current_emitter() is None and self.is_open:
-            emitters.install(self._emitter)
-
-    def _uninstall(self) -> None:
-        emitter, self._emitter = self._emitter, None
-        if emitter is not None and emitters.current_emitter() is emitter:
-            emitters.install(None)
-            for host in list(_open_hosts):
-                host._install()  # noqa: SLF001 -- another object of this class
 
     def _reserve(self, name: str, owner: PeerOwner | None = None, *, in_process: bool = False) -> PeerLink:
         peer = Peer(next(self._ids), 1, name, self.pid if in_process else None)

@@ -93,6 +93,7 @@ class PeerLink:
         self.run_path = run_path
         self.stem = stem
         self.owner = owner
+        self._ended: tuple[CellExit | None, Path | None] = (None, None)
         self._keeper = keeper
         self.doorbell_fd = doorbell.host_fd if doorbell is not None else -1
         self._cell_fd = doorbell.cell_fd if doorbell is not None else -1
@@ -150,12 +151,12 @@ class PeerLink:
     @property
     def exit(self) -> CellExit | None:
         """How the process ended; None while it lives."""
-        return self.owner.exit if self.owner is not None else None
+        return self.owner.exit if self.owner is not None else self._ended[0]
 
     @property
     def dump_path(self) -> Path | None:
         """The post-mortem file, where there is one."""
-        return self.owner.dump_path if self.owner is not None else None
+        return self.owner.dump_path if self.owner is not None else self._ended[1]
 
     @property
     def anchor(self) -> ClockAnchor:
@@ -165,9 +166,9 @@ class PeerLink:
     def close_cell_end(self) -> None:
         """The process has its own copy of the doorbell now; only then does its death close the socket."""
         with self._lock:
-            if self._cell_fd >= 0:
-                os.close(self._cell_fd)
-                self._cell_fd = -1
+            fd, self._cell_fd = self._cell_fd, -1
+            if fd >= 0:
+                os.close(fd)
 
     # What the collector does.
 
@@ -363,11 +364,16 @@ class PeerLink:
             if self._last is None and self.segment.fd >= 0:
                 self.remains()
             self.close_cell_end()
-            for fd in (self.doorbell_fd, self._fault_fd, self.pidfd):
+            # Forgotten first: a number that is free may belong to a cell that another thread forks just now.
+            fds = (self.doorbell_fd, self._fault_fd, self.pidfd)
+            self.doorbell_fd = self._fault_fd = self.pidfd = -1
+            for fd in fds:
                 if fd >= 0:
                     os.close(fd)
-            self.doorbell_fd = self._fault_fd = self.pidfd = -1
             self.segment.close()
+            if self.owner is not None:
+                # A remembered peer must not keep its owner, and with it a result of any size.
+                self._ended, self.owner = (self.owner.exit, self.owner.dump_path), None
             self.concluded.set()
 
     def forget(self) -> None:
@@ -377,10 +383,11 @@ class PeerLink:
         self.retention.forget()
         if self.peer.pid is None and not self.is_awaited:
             return
-        for fd in (self.doorbell_fd, self._cell_fd, self._fault_fd, self.pidfd, self.segment.fd):
+        fds = (self.doorbell_fd, self._cell_fd, self._fault_fd, self.pidfd, self.segment.fd)
+        self.doorbell_fd = self._cell_fd = self._fault_fd = self.pidfd = self.segment.fd = -1
+        for fd in fds:
             if fd >= 0:
                 try:
                     os.close(fd)
                 except OSError:
                     continue
-        self.doorbell_fd = self._cell_fd = self._fault_fd = self.pidfd = self.segment.fd = -1

@@ -113,4 +113,5 @@ def _is_meant(cell: object, link: PeerLink) -> bool:
         return link.peer.peer_id == cell
     if isinstance(cell, Peer):
         return link.peer.peer_id == cell.peer_id
-    return cell is link.owner or cell is link
+    # A handle: of a dead peer nobody keeps the owner, but the handle knows its peer.
+    return cell is link or cell is link.owner or getattr(cell, "peer", None) == link.peer

@@ -52,7 +52,7 @@ FIELD_CONVERTED = 2
 CUT = 4
 """Flag: something was cut to fit; `cuts` has the original lengths."""
 PRINTED = 8
-"""Flag: the program's own handlers or hooks were given it too, so whoever reads its standard error has seen it."""
+"""Flag: the program's own handlers or hooks were given it, or its levels suppress it: the host's last resort is silent."""
 
 
 def level_name(level: int) -> str:

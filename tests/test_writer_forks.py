@@ -1,0 +1,96 @@
+"""The writer of a segment in processes that were forked from its own: they never reach the parent's stream."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+
+from roam.shm.layout import BULK, LIFE, VITAL
+from roam.shm.spans import SpanTable
+from roam.shm.writer import Outcome
+from tests.lanes import Bench
+
+
+def in_child(work):
+    """Run `work` in a forked child; its exit code is 0 if nothing was raised."""
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_forked_child_does_not_write():
+    """After `disown`, no method reaches the parent's segment, and none waits for a lock whose holder is not here."""
+    bench = Bench()
+    bench.writer.write(BULK, b"parent", 0)
+    bench.writer.drop(BULK, "newest")
+    held, release = threading.Event(), threading.Event()
+
+    def hold():
+        with bench.writer._lock:
+            held.set()
+            release.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(10)
+    before = bench.mapping[:]
+
+    def child():
+        bench.writer.disown()
+        assert Outcome.DROPPED == bench.writer.write(BULK, b"child", 0)
+        assert Outcome.DROPPED == bench.writer.write(VITAL, b"child" * 100, 0)
+        bench.writer.drop(LIFE, "forked")
+        bench.writer.acknowledge(0)
+
+    assert 0 == in_child(child)
+    assert before == bench.mapping[:]
+    release.set()
+    holder.join(10)
+    assert Outcome.WRITTEN == bench.writer.write(BULK, b"parent again", 0)
+    assert [b"parent", b'dropped {"newest": 1}', b"parent again"] == bench.payloads()
+
+
+def test_a_fork_inside_a_record_writes_it_once():
+    """A signal handler that forks in the middle of a record: the child's half of it goes nowhere."""
+    forks = []
+
+    def fork_once():
+        if not forks:
+            forks.append(os.fork())
+            if not forks[0]:
+                bench.writer.disown()
+        return time.monotonic_ns()
+
+    bench = Bench(clock=fork_once)
+    bench.writer.write(BULK, b"record", 0)
+    if not forks[0]:
+        bench.writer.write(BULK, b"child", 0)
+        os._exit(0)
+    written = bench.mapping[:]
+    assert 0 == os.waitstatus_to_exitcode(os.waitpid(forks[0], 0)[1])
+    assert written == bench.mapping[:]
+    assert [b"record"] == bench.payloads()
+
+
+def test_a_fork_that_python_did_not_see_stops_at_the_page():
+    """A child of a fork in C code cannot turn a page of its parent's, and has no span there."""
+    bench = Bench()
+    table = SpanTable(bench.memory, bench.words, offset=bench.geometry.spans_offset, slots=1)
+    handle = table.open(b"span", 1)
+    before = bench.mapping[:]
+    pid = ctypes.PyDLL(None).fork()
+    if not pid:
+        table.close(handle)
+        os._exit(bench.writer.write(BULK, b"child", 0))
+    assert Outcome.DROPPED == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert before == bench.mapping[:]
+    bench.writer.write(BULK, b"parent", 0)
+    assert [b"parent"] == bench.payloads()
