@@ -16,7 +16,9 @@ __all__ = ["arrived", "holds", "in_process", "messages", "plain"]
 
 
 @contextmanager
-def in_process(config: Any = None, *, name: str = "cell", **options: Any) -> Iterator[tuple[TracingHost, InProcessCell]]:
+def in_process(
+    config: Any = None, *, name: str = "cell", **options: Any
+) -> Iterator[tuple[TracingHost, InProcessCell]]:
     """A host that forwards nothing, unless told to, and an open cell of it."""
     with TracingHost(config, **{"forward": False, **options}) as host, InProcessCell(host, name) as cell:
         yield host, cell

@@ -35,6 +35,7 @@ def load_only_dump(host):
 # What a flood does not carry away.
 
 
+# r[verify trace.lanes]
 def test_an_error_outlives_a_million_details(host):
     """One ERROR, a million DEBUG records, SIGKILL: the error is in the dump, and every record is accounted for."""
     roam.spawn_cell(cells.flood_with_details, MILLION, host=host).join(WAIT_S)
@@ -49,6 +50,7 @@ def test_an_error_outlives_a_million_details(host):
     assert len(details) > 5_000
 
 
+# r[verify trace.lanes]
 def test_an_exception_outlives_a_million_warnings(host):
     """A logged and an uncaught exception, a million WARNINGs, SIGKILL: both exceptions are in the dump."""
     roam.spawn_cell(cells.flood_with_warnings, MILLION, host=host).join(WAIT_S)
@@ -75,6 +77,7 @@ def assert_identity(statistics):
 # What it costs.
 
 
+# r[verify shm.doorbell.once]
 @pytest.mark.parametrize("method", METHODS)
 def test_records_cost_no_system_calls_and_no_thread(method, host):
     """100,000 records cost the cell at most 100 system calls, among them those that begin and end the count."""
@@ -96,6 +99,7 @@ def test_records_cost_no_system_calls_and_no_thread(method, host):
     assert sum(numbers.values()) <= 100, numbers
 
 
+# r[verify trace.peer.attributed]
 def test_short_lives_are_all_attributed(host):
     """500 cells that log once and leave by `os._exit(0)`: 500 records, each with the right peer."""
     with host.subscribe("info", capacity=1_000) as records:

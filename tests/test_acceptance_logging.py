@@ -27,6 +27,7 @@ def run_program(place, tmp_path, text):
     return run_script(write_program(tmp_path, text))
 
 
+# r[verify trace.logging.once]
 @pytest.mark.parametrize("place", ["-c", "file"])
 @pytest.mark.parametrize("method", ["", *METHODS])
 def test_a_warning_is_printed_once(place, method, tmp_path):
@@ -111,6 +112,7 @@ CONFIGURED = """
 """
 
 
+# r[verify trace.logging.levels]
 @pytest.mark.parametrize("how", ["level", "format", "stdout", "dict"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_cell_that_configures_logging_prints_what_it_prints_without_roam(method, how, tmp_path):
@@ -143,6 +145,7 @@ UNCONFIGURED = """
 """
 
 
+# r[verify trace.logging.once]
 @pytest.mark.parametrize("method", METHODS)
 def test_what_the_cell_has_printed_is_not_printed_again(method, tmp_path):
     """A log record, a warning and uncaught exceptions of a program without handlers: each is on the terminal once."""

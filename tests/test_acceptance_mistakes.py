@@ -49,6 +49,7 @@ class Service:
         return "ran"
 
 
+# r[verify spawn.unsendable]
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_a_target_that_cannot_be_sent_is_named(method, host):
     """The error names the attribute that cannot be sent; no peer, process or file is left, and the host goes on."""

@@ -85,6 +85,7 @@ def test_plain_values_come_back_unchanged(fields: dict[str, Any], message: str, 
 @given(
     strategies.any_values, strategies.any_values, strategies.any_values, strategies.any_fields, LIMITS, st.booleans()
 )
+# r[verify trace.encode.total]
 def test_anything_encodes_within_the_limit(
     level: object, target: object, message: object, fields: Any, limit: int, has_exception: bool
 ) -> None:
@@ -308,6 +309,7 @@ def test_fields_changed_by_another_thread_still_encode() -> None:
         thread.join()
 
 
+# r[verify trace.encode.total]
 def test_encoding_at_the_recursion_limit_gives_a_record_or_nothing() -> None:
     """However little stack is left, the encoder returns, and what it returns decodes."""
     bodies: list[bytes | None] = []

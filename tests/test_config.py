@@ -244,7 +244,11 @@ def test_one_timeout_holds_for_all_cells(tmp_path):
         before = time.monotonic()
         answers = host.set_config(TracingConfig("info,app=debug"), timeout=0.5)
         elapsed_s = time.monotonic() - before
-        assert {cell: bool(answer) for cell, answer in answers.items()} == {cells[0]: True, cells[1]: True, silent: False}
+        assert {cell: bool(answer) for cell, answer in answers.items()} == {
+            cells[0]: True,
+            cells[1]: True,
+            silent: False,
+        }
         assert elapsed_s < 5.0
         late = roam.spawn_cell(traced.emit, 3, 10, host=host, start_method="spawn")
         late.result(30)

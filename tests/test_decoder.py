@@ -82,6 +82,7 @@ def forged(**changes: Any) -> bytes:
     ],
     ids=lambda changes: str(changes)[:40],
 )
+# r[verify trace.decode.typed]
 def test_forged_items_are_refused(changes: dict[str, Any]) -> None:
     """A body with a wrong type, a number out of range or too much of anything is no record."""
     assert codec.decode(forged()).kind == "event"
@@ -94,6 +95,7 @@ def test_nesting_up_to_the_limit_is_accepted() -> None:
     assert codec.decode(forged(fields={"a": strategies.deep(15), "b": list(range(900))})).kind == "event"
 
 
+# r[verify trace.decode.typed]
 @given(st.binary(max_size=200), st.binary(max_size=64))
 def test_random_bytes_raise_only_record_errors(data: bytes, more: bytes) -> None:
     """Noise, alone or after the start of a record, decodes or raises RecordError."""
@@ -111,6 +113,7 @@ def check(body: bytes) -> None:
     assert record is None or level in (None, record.level)
 
 
+# r[verify trace.decode.typed]
 @given(strategies.any_fields, st.integers(0, 2**32), LIMITS)
 @settings(max_examples=60)
 def test_damaged_bodies_raise_only_record_errors(fields: Any, seed: int, limit: int) -> None:

@@ -108,6 +108,7 @@ def test_spans_are_not_lines():
     with logger_with(handler), logger_with(handler, "roam"), in_process(forward=True) as (host, _):
         with roam.get_tracer("app").span("work"):
             roam.get_tracer("app").info("inside")
+        forwarded(handler, 1)
         host._fan_out._forwarder.offer([TaggedRecord(PEER, Lost("bulk", 5, 2, "overwritten", 1))])
         forwarded(handler, 2)
 
@@ -121,9 +122,12 @@ def test_the_programs_levels_decide_what_is_handed_over():
     """Live: a logger's level, a disabled logger, `logging.disable`; what no logger wants is not even decoded."""
     handler = Keeping()
     tracer = roam.get_tracer("app.x")
-    with logger_with(handler, level=logging.WARNING) as logger, in_process(roam.TracingConfig("trace"), forward=True) as (
-        host,
-        cell,
+    with (
+        logger_with(handler, level=logging.WARNING) as logger,
+        in_process(roam.TracingConfig("trace"), forward=True) as (
+            host,
+            cell,
+        ),
     ):
 
         def tell(message):
@@ -248,7 +252,7 @@ def test_a_handler_may_ask_for_a_flush():
     answers = []
 
     class Asking(Keeping):
-        def emit(self, record):
+        def emit(self, _):
             answers.append(host.flush_forwarding(30))
 
     with logger_with(Asking()), in_process(forward=True) as (host, _):

@@ -77,7 +77,7 @@ def test_spans_nest():
 def test_the_exception_that_ends_a_span_is_in_its_close():
     """Type and message, and the exception goes on."""
     with in_process() as (_, cell):
-        with pytest.raises(ValueError, match="boom"), roam.span("bad") as span:
+        with pytest.raises(ValueError, match="boom"), roam.span("bad") as span:  # noqa: PT012 -- the span is what ends
             span.record(step=2)
             raise ValueError("boom")
         close = arrived(cell, 2)[-1]
@@ -203,7 +203,9 @@ def test_fields_recorded_from_other_threads_all_arrive():
     with in_process() as (_, cell):
         with roam.span("shared") as span:
             threads = [
-                threading.Thread(target=lambda name: [span.record(**{name: n}) for n in range(200)], args=(f"t{number}",))
+                threading.Thread(
+                    target=lambda name: [span.record(**{name: n}) for n in range(200)], args=(f"t{number}",)
+                )
                 for number in range(3)
             ]
             for thread in threads:
@@ -398,11 +400,12 @@ def drive(generator, actions):
     """Do these things to a generator and write down what comes out."""
     seen = []
     for action, *arguments in actions:
+        handed = arguments
         if action == "throw":
             # Made here: an exception holds on to the frames that it passed.
-            arguments = [arguments[0](arguments[1])]
+            handed = [arguments[0](arguments[1])]
         try:
-            seen.append(("value", getattr(generator, action)(*arguments)))
+            seen.append(("value", getattr(generator, action)(*handed)))
         except BaseException as error:
             seen.append((type(error).__name__, str(error)))
     return seen
@@ -423,7 +426,10 @@ PLANS = {
 
 
 # A generator that does not let itself be closed never ends; and what becomes of it when it is dropped is chance.
-CASES = [(plan, how) for plan in PLANS for how in ("end", "polite")] + [("close", "stubborn"), ("throw exit", "stubborn")]
+CASES = [(plan, how) for plan in PLANS for how in ("end", "polite")] + [
+    ("close", "stubborn"),
+    ("throw exit", "stubborn"),
+]
 
 
 @pytest.mark.parametrize(("plan", "stop_at"), CASES)
@@ -526,10 +532,11 @@ async def async_drive(generator, actions):
     """As `drive`."""
     seen = []
     for action, *arguments in actions:
+        handed = arguments
         if action == "throw":
-            arguments = [arguments[0](arguments[1])]
+            handed = [arguments[0](arguments[1])]
         try:
-            seen.append(("value", await getattr(generator, ASYNC_NAMES[action])(*arguments)))
+            seen.append(("value", await getattr(generator, ASYNC_NAMES[action])(*handed)))
         except BaseException as error:
             seen.append((type(error).__name__, str(error)))
     return seen

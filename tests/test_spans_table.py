@@ -254,6 +254,7 @@ def test_threads_share_the_slots():
     assert [-1] != [table.writer.open(b"s", 0) for _ in range(8)]
 
 
+# r[verify shm.writer.owner]
 def test_a_forked_child_leaves_the_table_alone():
     """In a process that inherited the table nothing is opened, rewritten or closed."""
     table = Table(2)

@@ -8,6 +8,7 @@ import enum
 import logging
 import multiprocessing
 import os
+import resource
 import select
 import signal
 import sqlite3
@@ -138,6 +139,25 @@ def test_an_exception_that_cannot_be_raised_here_becomes_cell_failed(kind, metho
         cell.result(WAIT_S)
 
 
+# r[verify spawn.result.caller]
+def test_a_result_is_rebuilt_by_whoever_asks_for_it(method, host):
+    """What unpickling runs, it runs in the thread that calls `result`, and not before."""
+    cell = roam.spawn_cell(WhereItIsRebuilt, start_method=method, host=host)
+    cell.join(WAIT_S)
+    found = []
+    thread = threading.Thread(target=lambda: found.append((cell.result(), threading.get_ident())))
+    thread.start()
+    thread.join()
+
+    [(rebuilt_in, asked_in)] = found
+    assert rebuilt_in == asked_in
+
+
+class WhereItIsRebuilt:
+    def __reduce__(self):
+        return threading.get_ident, ()
+
+
 def test_a_return_value_that_cannot_be_sent_is_named(method, host):
     """The error of the cell names the attribute of the return value."""
     cell = roam.spawn_cell(_connection_holder, start_method=method, host=host)
@@ -150,6 +170,7 @@ def _connection_holder():
     return Holder(conf={"db": sqlite3.connect(":memory:")})
 
 
+# r[verify spawn.parcel]
 def test_large_arguments_and_results_neither_hang_nor_block(method, host):
     """100 MB go to the cell and back while the start returns before the cell has read them."""
     data = bytes(1 << 20) * 100
@@ -161,6 +182,7 @@ def test_large_arguments_and_results_neither_hang_nor_block(method, host):
     assert result.endswith(b"!")
 
 
+# r[verify spawn.parcel]
 def test_a_large_argument_does_not_block_on_a_cell_that_dies_unread(host, monkeypatch):
     """The start does not wait for a process that never reads."""
     from multiprocess import spawn
@@ -188,6 +210,8 @@ ENDS = {
 }
 
 
+# r[verify spawn.status]
+# r[verify spawn.concluded]
 @pytest.mark.parametrize("end", ENDS)
 def test_every_way_to_end_is_told_apart(end, method, host):
     """Kind and code are right; abnormal ends have a post-mortem and make `result` raise `CellCrashed`."""
@@ -238,6 +262,7 @@ def test_kill_and_terminate_are_the_hosts_doing(method, host):
         send(cell)
 
 
+# r[verify spawn.stop]
 def test_stop_asks_first(method, host):
     """A cell that looks at `stopping` ends by itself, which is a normal end."""
     cell = roam.spawn_cell(wait_for_stop, start_method=method, host=host)
@@ -247,6 +272,7 @@ def test_stop_asks_first(method, host):
     assert cell.post_mortem is None
 
 
+# r[verify spawn.stop]
 def test_stop_insists(host):
     """A cell that ignores the request and SIGTERM is killed, and the steps are on record."""
     here, there = multiprocess.Pipe(duplex=False)
@@ -281,6 +307,7 @@ def is_readable(fd, timeout_s):
     return bool(poll.poll(timeout_s * 1000))
 
 
+# r[verify spawn.status]
 def test_a_status_that_somebody_else_reaped_is_still_right(host):
     """`os.wait()` in the program takes the status away; the kernel still tells it by the pidfd."""
     cell = roam.spawn_cell(die, ENDS["SIGSEGV"][0], start_method="fork", host=host)
@@ -293,6 +320,7 @@ def test_a_status_that_somebody_else_reaped_is_still_right(host):
     assert ended.kind in (ExitKind.SIGNALED, ExitKind.LOST)
 
 
+# r[verify spawn.gate]
 def test_exit_codes_are_right_when_many_threads_spawn(method, host):
     """8 threads with 10 cells each: 80 right exit codes."""
     wrong = []
@@ -314,6 +342,7 @@ def test_exit_codes_are_right_when_many_threads_spawn(method, host):
     assert not wrong
 
 
+# r[verify spawn.status]
 def test_the_fork_server_is_replaced_when_it_dies(host):
     """Killing it loses the exit code of nobody who asks the kernel, and the next cell starts."""
     from roam.spawn import forkserver
@@ -413,6 +442,7 @@ def _slotted(db):
     return slotted
 
 
+# r[verify spawn.unsendable]
 @pytest.mark.parametrize("case", BAD_CALLS)
 def test_what_cannot_be_sent_is_named(case, sending, host):
     """The error names the attribute before anything is started."""
@@ -464,6 +494,7 @@ def test_wrong_arguments_raise_at_the_call(host):
 # Failing starts.
 
 
+# r[verify spawn.stage]
 def test_a_target_that_the_cell_cannot_import_fails_in_stage_unpickle(sending, host, monkeypatch):
     """A module that exists in the host only is named by the error."""
     module = types.ModuleType("only_here")
@@ -503,6 +534,7 @@ def test_an_executable_that_is_not_there_fails_at_the_call(host, monkeypatch):
     assert not host.cells
 
 
+# r[verify spawn.stage]
 def test_a_start_failure_carries_the_last_lines_of_stderr(host, monkeypatch):
     """What the interpreter says before it can run Python arrives too."""
     from multiprocess import spawn
@@ -519,8 +551,9 @@ def test_a_start_failure_carries_the_last_lines_of_stderr(host, monkeypatch):
 # The cell's surroundings.
 
 
+# r[verify spawn.surroundings]
 def test_a_cell_has_the_hosts_surroundings(method, host, monkeypatch, tmp_path):
-    """Environment, directory, paths, arguments, umask and time zone are those at the time of the start."""
+    """Environment, directory, paths, arguments, umask, limits, streams and time zone are those at the time of the start."""
     roam.spawn_cell(add, 1, start_method=method, host=host).result(WAIT_S)  # the fork server is older than what follows
     monkeypatch.setenv("ROAM_TEST_VALUE", "grün")
     monkeypatch.setenv("TZ", "Asia/Tokyo")
@@ -530,6 +563,10 @@ def test_a_cell_has_the_hosts_surroundings(method, host, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["prog", "--flag"])
     time.tzset()
     umask = os.umask(0o027)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
+    before_fd, input_fd = os.dup(0), os.open(tmp_path / "input", os.O_RDONLY | os.O_CREAT)
+    os.dup2(input_fd, 0)
     try:
         cell = roam.spawn_cell(_surroundings, start_method=method, host=host)
         theirs, ours = cell.result(WAIT_S), _surroundings()
@@ -537,6 +574,10 @@ def test_a_cell_has_the_hosts_surroundings(method, host, monkeypatch, tmp_path):
         assert theirs == ours
     finally:
         os.umask(umask)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.dup2(before_fd, 0)
+        os.close(before_fd)
+        os.close(input_fd)
         monkeypatch.undo()
         time.tzset()
 
@@ -550,6 +591,8 @@ def _surroundings():
         sys.path,
         sys.argv,
         umask,
+        resource.getrlimit(resource.RLIMIT_NOFILE),
+        [os.readlink(f"/proc/self/fd/{fd}") for fd in (0, 1)],
         time.strftime("%Z"),
     )
 
@@ -592,6 +635,7 @@ def _nest(method):
     return roam.spawn_cell(add, 3, kwargs={"b": 4}, start_method=method).result(WAIT_S)
 
 
+# r[verify spawn.stderr]
 def test_standard_error_reaches_the_hosts(method, host, capfd):
     """Every byte that cells write to descriptor 2 appears on the host's, even the last before a crash."""
     cell = roam.spawn_cell(_write_stderr, start_method=method, host=host)
@@ -612,6 +656,7 @@ def _write_stderr():
     os._exit(1)
 
 
+# r[verify spawn.stderr]
 def test_much_standard_error_is_bounded(host, capfd):
     """Of a long text the file keeps only the end; the host's standard error gets all of it."""
     cell = roam.spawn_cell(_write_much, host=host)
@@ -659,6 +704,32 @@ def test_a_fork_cell_does_not_use_the_hosts_log_handlers(host, tmp_path):
         handler.close()
 
     assert (tmp_path / "log").read_text().count("only once") == 1
+
+
+# r[verify spawn.concluded]
+def test_join_returns_when_all_is_done(host):
+    """The exit is known, the dump written, and the last record handled, however slow the host's handler is."""
+    handled = []
+
+    class Slow(logging.Handler):
+        def emit(self, record):
+            time.sleep(0.3)
+            handled.append(record.getMessage())
+
+    handler, logger = Slow(), logging.getLogger("tests.spawn.slow")
+    logger.addHandler(handler)
+    try:
+        ended = roam.spawn_cell(_warn_and_die, logger.name, host=host).join(WAIT_S)
+        assert handled == ["last words"]
+        assert ended.code == 9
+        assert len(list(host.dump_dir.glob("*.roam"))) == 1
+    finally:
+        logger.removeHandler(handler)
+
+
+def _warn_and_die(name):
+    logging.getLogger(name).warning("last words")
+    os._exit(9)
 
 
 def test_leaving_the_host_stops_its_cells(method, tmp_path):

@@ -77,6 +77,7 @@ IDENTITY = """
 """
 
 
+# r[verify spawn.identity]
 @pytest.mark.parametrize("form", ["file", "module", "-c", "stdin"])
 def test_classes_of_main_keep_their_identity(form, method, tmp_path):
     """Enums, exceptions and functions of the user's script are the same objects after a round trip, however it was started."""
@@ -117,6 +118,7 @@ def test_a_logged_line_is_printed_once(method, tmp_path):
         assert (done.stdout + done.stderr).count("hi") == 1
 
 
+# r[verify spawn.guard]
 def test_a_missing_main_guard_is_a_clear_error(method, tmp_path):
     """One cell per call, which fails with the standard explanation; no fork bomb."""
     program = script(
@@ -141,6 +143,7 @@ def test_a_missing_main_guard_is_a_clear_error(method, tmp_path):
         assert "stage import_main" in done.stderr
 
 
+# r[verify spawn.stage]
 @pytest.mark.parametrize(
     ("line", "text", "code"),
     [
@@ -174,6 +177,29 @@ def test_a_main_that_fails_in_the_cell_is_told_by_its_stage(line, text, code, me
 
     assert done.stdout.startswith(f"import_main start_failed {code} ")
     assert text in done.stdout
+
+
+# r[verify spawn.attach.first]
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_what_main_does_while_the_cell_imports_it_is_traced(method, tmp_path):
+    """Records of the script's first lines in the cell arrive, its log records among them."""
+    program = script(
+        tmp_path,
+        f"""
+        import logging
+        import roam
+        if __name__ != "__main__":
+            roam.info("told")
+            logging.getLogger("early").info("logged")
+        def work(): pass
+        if __name__ == "__main__":
+            cell = roam.spawn_cell(work, start_method={method!r})
+            cell.join()
+            print([record.message for record in cell.records()])
+        """,
+    )
+
+    assert run_script(program).stdout == "['told', 'logged']\n"
 
 
 def test_the_interpreter_waits_for_cells_at_its_end(method, tmp_path):
@@ -257,6 +283,7 @@ def read_until_host(host):
     return pids, bystander
 
 
+# r[verify spawn.lifeline]
 def test_cells_die_with_their_host(method, tmp_path):
     """SIGKILL to the host ends its cells: started by a thread that has ended, all signals blocked, another child alive."""
     host = start(tmp_path, script(tmp_path, DOOMED), method, "1")

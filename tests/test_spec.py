@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import itertools
 import re
@@ -111,4 +110,4 @@ def test_the_words_are_those_of_the_layout():
 
 def test_the_default_sizes_are_those_of_the_layout():
     """The default sizes of a segment are the same in SPEC.md and in the code."""
-    assert dataclasses.asdict(layout.SegmentConfig()) == {name: int(size) for name, (size,) in table("size").items()}
+    assert layout.SegmentConfig()._asdict() == {name: int(size) for name, (size,) in table("size").items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import gc
 import logging
+import os
 import signal
 import threading
 from collections import Counter
@@ -62,9 +63,10 @@ def test_any_level_can_be_written():
         roam.get_tracer("app").event(None, "tracer")
         found = [(record.message, record.level) for record in arrived(cell, 10)]
 
-    assert found == [
-        (message, level) for level in (7, 33, 2**15, 40) for message in ("module", "tracer")
-    ] + [("module", 20), ("tracer", 20)]
+    assert found == [(message, level) for level in (7, 33, 2**15, 40) for message in ("module", "tracer")] + [
+        ("module", 20),
+        ("tracer", 20),
+    ]
 
 
 def test_every_keyword_is_a_field():
@@ -117,6 +119,7 @@ def test_an_exception_that_is_false_is_one_all_the_same():
         assert arrived(cell, 1)[0].exception.message == "x"
 
 
+# r[verify trace.lanes]
 def test_exceptions_go_where_warnings_cannot_flood_them():
     """A record with an exception is in the life lane, whatever its level."""
     with in_process() as (_, cell):
@@ -139,6 +142,25 @@ def test_nothing_happens_without_a_host():
     with roam.span("a", x=Untouchable()) as span, tracer.span("b"):
         span.record(y=Untouchable())
     assert not tracer.is_enabled(CRITICAL)
+
+
+# r[verify trace.fork.disowned]
+def test_a_forked_child_traces_nothing():
+    """A child that the program forks, here inside a span, writes nothing into the segment of its parent, which goes on."""
+    with in_process() as (_, cell):
+        span = roam.span("outer").__enter__()
+        pid = os.fork()
+        if not pid:
+            roam.info("never seen")
+            span.__exit__(None, None, None)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        # Looked at before the parent's next record could hide the child's.
+        assert [record.kind for record in arrived(cell, 1)] == ["span_enter"]
+        roam.info("after the fork")
+        span.__exit__(None, None, None)
+
+        assert [record.kind for record in arrived(cell, 3)] == ["span_enter", "event", "span_close"]
 
 
 def test_what_is_filtered_out_is_not_looked_at():

@@ -166,6 +166,7 @@ def test_nested_records_follow_the_outer_one():
     assert bench.words[StatusWord.HEARTBEAT] == bench.writer._last_ns
 
 
+# r[verify shm.doorbell.once]
 def test_the_doorbell_rings_once_for_each_parked_number():
     """No ring while the host is awake; one, after the commit, for each time it went to sleep."""
     seen = []

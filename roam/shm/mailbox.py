@@ -14,7 +14,7 @@ from ..errors import ConfigTooLarge
 from .layout import CONFIG_OFFSET, MAILBOX_HEAD, MAILBOX_OFFSET, MAILBOX_SLOT_BYTES, HostWord
 from .words import Words
 
-__all__ = ["MailboxWriter", "read_config"]
+__all__ = ["LIMIT_BYTES", "MailboxWriter", "read_config"]
 
 LIMIT_BYTES = MAILBOX_SLOT_BYTES - MAILBOX_HEAD.size
 

@@ -185,22 +185,19 @@ class RingReader:
         if here is not None and here.page_no == self._page_no and here.records > self._index and self._is_sound(here):
             # This page got its last records after it was looked at, and before the next one was begun.
             return True
-        if not final:
-            best = self._oldest_up_to(best)
         was_lapped = survivors.newest_page_no >= best.page_no - 2 + self._page_count
         self._skip_to(best.first_seq, "overwritten" if was_lapped else "corrupt", found)
         self._enter(best.page_no)
         return True
 
     def _choose(self, survivors: _Survivors) -> _Head | None:
-        """The oldest page that can be believed. One that cannot is given time, like a damaged record, then left out."""
+        """The oldest page that can be believed. One that cannot is given time, like a damaged record, then left out until
+        it can: it may have had no record yet."""
         for head in survivors.fresh:
             if head.page_no <= self._page_no or head.first_seq < self.next_seq:
                 continue
             if self._has_sound_record(head):
                 return head
-            if not head.records and head.page_no == survivors.newest_page_no:
-                return None
             if head.page_no > self._doubted_page_no:
                 self._doubted_page_no, self._doubts = head.page_no, 0
             if head.page_no == self._doubted_page_no and self._doubts < RETRIES:
@@ -209,23 +206,6 @@ class RingReader:
                 self._retries = self._absences = RETRIES
                 return None
         return None
-
-    def _oldest_up_to(self, best: _Head) -> _Head:
-        """`best`, or the oldest of the pages directly before it: while the headers were read one by one the writer may
-        have turned some whose slots had been read before."""
-        for _ in range(self._page_count):
-            head = self._read_head(best.page_no - 1)
-            if (
-                head is None
-                or head.page_no != best.page_no - 1
-                or head.page_no <= self._page_no
-                or head.first_seq < self.next_seq
-                or head.first_seq + head.records != best.first_seq
-                or not self._has_sound_record(head)
-            ):
-                break
-            best = head
-        return best
 
     def _choose_finally(self, survivors: _Survivors) -> _Head | None:
         """The oldest page with a sound record, then what is left: no page is looked at twice."""
@@ -301,27 +281,31 @@ class RingReader:
         return LaneMeasure(emitted, resident, emitted - self.next_seq - resident)
 
     def _survey(self) -> list[_Head]:
-        """The headers, by page number, of the page at the position and the pages after it that can be what they say.
-
-        From the position's page to another one every page holds at least one record, and at most so many as fit.
-        """
-        heads = []
-        position_seq = self.next_seq - self._index
+        """The headers, by page number, of the page at the position and the pages after it that can be what they say."""
+        heads: dict[int, _Head] = {}
         for slot in range(self._page_count):
-            head = self._read_slot(slot)
-            if head is None:
-                continue
-            ahead = head.page_no - self._page_no
-            if (
-                ahead >= 0
-                and (head.page_no - 1) % self._page_count == slot
-                and ahead <= head.first_seq - position_seq <= ahead * self._most_records
-                and head.records <= self._most_records
-                and PAGE_HEAD_BYTES <= head.end <= self._page_bytes
-            ):
-                heads.append(head)
-        heads.sort()
-        return heads
+            self._note(heads, self._read_slot(slot), slot)
+        # While they were read one by one the writer may have turned pages whose slots had been read before.
+        newest = max(heads, default=0)
+        for page_no in range(max(self._page_no, newest - self._page_count + 1), newest):
+            if page_no not in heads:
+                self._note(heads, self._read_head(page_no), (page_no - 1) % self._page_count)
+        return [heads[page_no] for page_no in sorted(heads)]
+
+    def _note(self, heads: dict[int, _Head], head: _Head | None, slot: int) -> None:
+        """Enter a header that can be what it says: from the position's page to a later one every page holds at least
+        one record, and at most so many as fit."""
+        if head is None:
+            return
+        ahead = head.page_no - self._page_no
+        if (
+            ahead >= 0
+            and (head.page_no - 1) % self._page_count == slot
+            and ahead <= head.first_seq - (self.next_seq - self._index) <= ahead * self._most_records
+            and head.records <= self._most_records
+            and PAGE_HEAD_BYTES <= head.end <= self._page_bytes
+        ):
+            heads[head.page_no] = head
 
     def _base(self, page_no: int) -> int:
         return self._offset + (page_no - 1) % self._page_count * self._page_bytes

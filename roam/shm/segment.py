@@ -9,6 +9,7 @@ at creation and never a SIGBUS later.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 from pathlib import Path
@@ -21,6 +22,7 @@ from .reader import RingReader
 __all__ = ["SegmentFile", "boot_id", "process_start_ticks", "reserve_file"]
 
 
+@functools.cache
 def boot_id() -> bytes:
     """16 bytes that are new at every boot; zeros where the kernel does not say."""
     try:

@@ -15,7 +15,7 @@ from .layout import RECORD_HEAD, RECORD_HEAD_BYTES, SEAL, SPAN_BODY_BYTES, SPAN_
 from .ownership import ownership
 from .words import Words
 
-__all__ = ["OpenBody", "SpanTable", "read_open_spans"]
+__all__ = ["PAYLOAD_LIMIT", "OpenBody", "SpanTable", "read_open_spans"]
 
 PAYLOAD_LIMIT = SPAN_BODY_BYTES - RECORD_HEAD_BYTES
 """Largest body of an open span, in bytes."""
@@ -38,6 +38,7 @@ class SpanTable:
         self._words = words
         self._offset = offset
         self._slots = slots
+        # r[impl shm.writer.owner]
         self._is_owner = ownership()
         self._free = list(range(slots - 1, -1, -1))
         self._uses = [0] * slots

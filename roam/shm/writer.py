@@ -179,6 +179,7 @@ class SegmentWriter:
                 pass  # not taken: waiting for it was given up, or interrupted
         # Read after the lock was released, which orders it behind the commit; pairs with the host's arming store.
         parked = words[_PARKED]
+        # r[impl shm.doorbell.once]
         if parked != self._rung:
             self._rung = parked
             self._ring()
@@ -253,18 +254,24 @@ class SegmentWriter:
             self._words[_ACKNOWLEDGED] = generation
 
     def _announce(self, lane: int) -> None:
-        """Write a `Dropped` record, or finish one that an exception interrupted."""
+        """Write a `Dropped` record, after one that an exception interrupted."""
         # r[impl shm.dropped.announced]
-        ring, announced = self.lanes[lane], self._announced[lane]
+        if self._announcements[lane] is not None:
+            self._tell(lane)
+        if not self._untold[lane]:
+            return
+        totals = self._dropped[lane].copy()
+        numbers = zip(CAUSES, totals, self._announced[lane], strict=True)
+        body = self._encode_dropped({name: total - told for name, total, told in numbers if total > told})
+        self._announcements[lane] = _Announcement(self.lanes[lane].emitted, totals, body)
+        self._tell(lane)
+
+    def _tell(self, lane: int) -> None:
+        """Whatever of the lane's announcement is still to be done; every step may be done twice."""
         announcement = self._announcements[lane]
-        if announcement is None:
-            totals = self._dropped[lane].copy()
-            counts = {
-                name: total - told for name, total, told in zip(CAUSES, totals, announced, strict=True) if total > told
-            }
-            announcement = _Announcement(ring.emitted, totals, self._encode_dropped(counts))
-            self._announcements[lane] = announcement
+        assert announcement is not None
         seq, totals, body = announcement
+        ring, announced = self.lanes[lane], self._announced[lane]
         if ring.emitted == seq:
             ring.append(body, crc32(body), self._tick())
         if ring.emitted > seq:

@@ -155,10 +155,13 @@ def _take_from_parcel(tracing: CellTracing, guard_fd: int, handover: Handover) -
             kin.join(head["kin"], sentinel=guard_fd, inheriting=True)
         else:
             expectation = kin.expect(head["kin"], sentinel=guard_fd)
+        # r[impl spawn.attach.first]
         _begin(tracing, head)
         if handover.gate_fd != ABSENT:
+            # r[impl spawn.gate] Of a cell that the server has reaped nobody could open a pidfd any more.
             _wait_at_gate(handover.gate_fd, guard_fd)
         if head["main"] is not None:
+            # r[impl spawn.stage] Before what can fail in it.
             tracing.enter_stage(Stage.IMPORT_MAIN)
             main_module.import_again(head["main"])
         kin.leave_inheriting()

@@ -48,6 +48,7 @@ def reduce_by_reference(obj: Any, *, main_is_importable: bool, answer: bool) -> 
     """
     if not isinstance(obj, (type, FunctionType)):
         return NotImplemented
+    # r[impl spawn.identity]
     if is_importable(obj, main_is_importable=main_is_importable):
         return obj.__qualname__
     if answer and obj.__module__ in _MAINS and "<" not in obj.__qualname__:

@@ -151,6 +151,7 @@ class Cell:
 
         After the end, all its records were offered to subscribers and to this process's logging, and its dump is written.
         """
+        # r[impl spawn.concluded]
         if not self._link.concluded.wait(timeout):
             return None
         self._host.flush_forwarding(_FORWARD_S)
@@ -180,6 +181,7 @@ class Cell:
         if found.outcome == answer.EXITED:
             return True, None
         try:
+            # r[impl spawn.result.caller] Here, in the caller's thread: unpickling runs code of the user's.
             value = found.load() if found.has_body else None
         except Exception as error:
             return False, self._unloadable(found, error)
@@ -212,6 +214,7 @@ class Cell:
         ended = self._exit
         assert ended is not None
         if ended.kind is ExitKind.START_FAILED:
+            # r[impl spawn.stage]
             return SpawnFailed(name=self._name, stage=ended.stage.label, exit=ended, detail=self._start_detail(ended))
         dump_path = str(self._dump_path) if self._dump_path is not None else None
         return CellCrashed(name=self._name, exit=ended, dump_path=dump_path)
@@ -249,6 +252,7 @@ class Cell:
                 self.interference.stop_requested = True
                 self._note("asked to stop")
         self._link.request_stop()
+        # r[impl spawn.stop]
         ended = self.join(timeout)
         if ended is None:
             self._send(signal.SIGTERM)

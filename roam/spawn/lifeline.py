@@ -46,6 +46,7 @@ def release() -> None:
 
 
 def _after_fork_in_child() -> None:
+    # r[impl spawn.lifeline]
     # A forked child of the host must not keep the host's cells alive. The read end stays: a fork cell arms it.
     global _lock, _pipe, _cells
     _lock = threading.Lock()
@@ -71,6 +72,7 @@ def arm(fd: int, *, deadly: bool) -> int:
     if not deadly:
         return private
     fcntl.fcntl(private, fcntl.F_SETOWN, os.getpid())
+    # r[impl spawn.lifeline]
     fcntl.fcntl(private, _F_SETSIG, _SIGKILL)
     fcntl.fcntl(private, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
     with contextlib.suppress(BlockingIOError):

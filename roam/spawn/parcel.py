@@ -25,6 +25,7 @@ class Parcel:
     __slots__ = ("extra_fds", "fd")
 
     def __init__(self, extra_fds: list[int]) -> None:
+        # r[impl spawn.parcel] A file takes everything at once; a pipe would wait for its reader.
         self.fd = os.memfd_create("roam-parcel", os.MFD_CLOEXEC)
         self.extra_fds = extra_fds
         """Descriptors that arguments refer to (connections, queues): the cell must inherit them."""

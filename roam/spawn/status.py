@@ -43,6 +43,9 @@ def take(pid: int, pidfd: int, relay_fd: int | None, *, reap: bool = True) -> St
     `relay_fd` is the fork server's report, None for a process that it did not start. With `reap`, a child of this process is
     taken off the process table.
     """
+    # r[impl spawn.status]
+    if pidfd < 0:
+        return Status()  # it was gone before anybody could ask for one
     if relay_fd is None:
         return _of_child(pid, pidfd, reap) or Status(_from_pidfd(pidfd))
     cpu_s = _zombie_cpu_s(pid)

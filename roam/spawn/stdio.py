@@ -34,6 +34,7 @@ _PUNCH_HOLE_KEEP_SIZE = 3
 
 def create(path: Path) -> int:
     """The file for a new cell, for reading and appending, not inheritable. Raises OSError."""
+    # r[impl spawn.stderr]
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 

@@ -64,6 +64,7 @@ def spawn_cell(
     head = _head(name, method)
     call = (target, args, dict(kwargs or {}))
     cell = Cell(name=name, host=host, start_method=method, target_name=target_name)
+    # r[impl spawn.unsendable] Before anything is reserved.
     parcel = _pack(method, head, call)
     with contextlib.ExitStack() as undo:
         undo.callback(parcel.close)
@@ -101,6 +102,7 @@ def _check(target: object, start_method: str | None) -> str:
     from multiprocess import spawn
 
     # In a cell that still imports the user's `__main__`, another cell would do the same, for ever.
+    # r[impl spawn.guard]
     spawn._check_not_importing_main()
     return method
 

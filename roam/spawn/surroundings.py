@@ -67,6 +67,7 @@ def apply(described: dict[str, Any]) -> None:
     if "environ" not in described:
         os.environ.pop("ROAM_TICKET", None)
         return
+    # r[impl spawn.surroundings]
     _apply_environment(described["environ"])
     if described["cwd"] is not None:
         os.chdir(described["cwd"])

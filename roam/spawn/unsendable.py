@@ -45,6 +45,7 @@ def find(call: tuple[Any, ...], make_pickler: Callable[[IO[bytes]], Any]) -> Cul
     def save(obj: Any, *arguments: Any, **options: Any) -> None:
         if time.monotonic() > deadline:
             raise _TimeUp
+        # r[impl spawn.unsendable] Where it fails, the chain leads there.
         chain.append(obj)
         plain_save(obj, *arguments, **options)
         chain.pop()  # not in a finally: what is left of the chain is the evidence

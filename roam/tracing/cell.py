@@ -42,8 +42,6 @@ class CellTracing:
         self._words = self._segment.words
         self.emitter = Emitter(self._segment, ring=self._doorbell.ring)
         self._arm(fault_fd)
-        # A host that did not start this process learns of it by the ring.
-        self._doorbell.ring()
 
     def _arm(self, fault_fd: int) -> None:
         """Let fatal signals write all stacks into the fault file."""
@@ -51,6 +49,10 @@ class CellTracing:
         """Whether the program wants them on its stderr, which is what its forked children do."""
         faulthandler.enable(file=fault_fd, all_threads=True)
         self._words[StatusWord.FAULT_ARMED] = 1
+
+    def ring(self) -> None:
+        """Make the host look at the segment."""
+        self._doorbell.ring()
 
     def enter_stage(self, stage: Stage) -> None:
         """Say how far this process has come."""
@@ -163,4 +165,6 @@ def init_cell_tracing() -> bool:
     os.environ.pop("ROAM_TICKET", None)
     tracing.enter_stage(Stage.RUN)
     tracing.install_hooks()
+    # The host did not start this process, and learns of it by the ring.
+    tracing.ring()
     return True

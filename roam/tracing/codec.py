@@ -94,6 +94,7 @@ def encode_event(
                 if len(body) <= limit_bytes:
                     return body
     except Exception:
+        # r[impl trace.encode.total]
         pass  # 2**64, a lone surrogate, a dict that another thread changes: the slow path sorts them out.
     draft = Draft(_EVENT, level, target, message, fields, (thread, span_id, trace_id), exception)
     draft.flags = flags
@@ -238,6 +239,7 @@ def decode(payload: bytes) -> Record:
             raise ValueError("a negative duration")
         return record
     except Exception as error:
+        # r[impl trace.decode.typed]
         raise RecordError(f"{type(error).__name__}: {error}"[:200]) from error
 
 

@@ -1,6 +1,6 @@
-"""The collector: the one thread that reads segments. It waits on doorbells, process descriptors and a wake-up.
+"""The collector: the one thread that reads segments; it waits on doorbells, process descriptors and a wake-up.
 
-A peer is awake or asleep. An awake peer is polled every few milliseconds and costs its cell nothing. After two polls
+A peer is awake or asleep. An awake peer is polled every few milliseconds, one that floods without a pause, and costs its cell nothing. After two polls
 without data the peer is armed, polled once more, and sleeps; the cell's next record rings. Sleeping peers are looked
 at every 100 ms by one read each, so a lost ring costs time and no record.
 
@@ -28,6 +28,8 @@ __all__ = ["Collector"]
 BATCH_PAUSE_S = 0.005
 PARK_S = 0.1
 QUIET_POLLS = 2
+FLOOD_RECORDS = 256
+"""So many records in one poll mean that more are there already: the next poll follows without a pause."""
 FINAL_PASSES = 5
 
 
@@ -48,6 +50,7 @@ class Collector:
         self._pidfds: dict[int, PeerLink] = {}
         self._awake: set[PeerLink] = set()
         self._ending = False
+        self._is_flooded = False
         self.failures = 0
         """How often something failed in here; 0 unless roam has a defect."""
         self._thread = threading.Thread(target=self._run, name="roam-collector", daemon=True)
@@ -97,7 +100,8 @@ class Collector:
         if link.doorbell_fd >= 0:
             self._doorbells[link.doorbell_fd] = link
             self._epoll.register(link.doorbell_fd, select.EPOLLIN)
-        self._awake.add(link)
+        # Asleep from the start, so that its first record rings and need not wait for a poll.
+        link.arm()
 
     def watch(self, link: PeerLink) -> None:
         """Conclude the link when its process descriptor says that the process has ended. Collector thread only."""
@@ -173,7 +177,9 @@ class Collector:
             self._fail()
 
     def _turn(self, looked_at: float) -> float:
-        for fd, _ in self._epoll.poll(BATCH_PAUSE_S if self._awake else PARK_S):
+        pause_s = 0.0 if self._is_flooded else BATCH_PAUSE_S if self._awake else PARK_S
+        self._is_flooded = False
+        for fd, _ in self._epoll.poll(pause_s):
             self._attempt(functools.partial(self._on_ready, fd))
         while self._calls:
             self._attempt(self._calls.popleft())
@@ -214,6 +220,8 @@ class Collector:
         self._deliver(link, items, False)
         if items:
             link.quiet_polls = 0
+            if sum(item.count for item in items) >= FLOOD_RECORDS:
+                self._is_flooded = True
             return
         link.quiet_polls += 1
         if link.quiet_polls < QUIET_POLLS or link.held:

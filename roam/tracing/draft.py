@@ -150,6 +150,7 @@ def fit(draft: Draft, limit_bytes: int) -> bytes | None:
         draft.settle(limit_bytes)
         return _cut_to_fit(draft, limit_bytes)
     except Exception:
+        # r[impl trace.encode.total]
         # The recursion limit or the memory is reached: what is known to be small goes out, and nothing is called.
         try:
             tail = (None, CUT) if draft.tag in _HAS_EXCEPTION else (CUT,)

@@ -138,6 +138,7 @@ class Emitter:
     ) -> None:
         """Write an event that was judged while the generation word was `seen`."""
         exception = None
+        # r[impl trace.lanes]
         lane = BULK if level < WARNING else VITAL
         if exc_info is not None and exc_info is not False:
             exception = exception_text(exc_info)

@@ -82,6 +82,7 @@ class FanOut:
             ready = [record for record in ready if self._may_leave(record)]
             if not ready:
                 return
+            # r[impl trace.peer.attributed] By the segment it was read from; no record says whose it is.
             tagged = [TaggedRecord(link.peer, record) for record in ready]
             for subscription in self._subscriptions:
                 subscription.offer(tagged)

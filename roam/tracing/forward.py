@@ -94,6 +94,7 @@ def _hand_over(tagged: TaggedRecord) -> None:
     logger = logging.getLogger(None if record.target == "root" else record.target)
     if not logger.isEnabledFor(record.level):
         return
+    # r[impl trace.logging.once]
     if record.flags & PRINTED and not logger.hasHandlers():
         # The last resort of `logging` would print on standard error what the cell has printed there.
         return

@@ -45,19 +45,24 @@ def install() -> None:
     logging.Logger.isEnabledFor = _hooked_is_enabled_for  # type: ignore[method-assign]
     logging.Logger.handle = _hooked_handle  # type: ignore[method-assign]
     logging.basicConfig = _hooked_basic_config
+    # When a handler fails, `logging` prints the stack without its own frames, which it knows by their file.
+    _hooked_handle.__code__ = _hooked_handle.__code__.replace(co_filename=_log_code.co_filename)
     # Records without a handler are printed once, by the host.
+    # r[impl trace.logging.once]
     logging.lastResort = _Silent()
     _chain_exception_hooks()
     _chain_warnings()
 
 
 class _Silent(logging.Handler):
-    """A last resort that says nothing in a cell, and what it said before in a forked child that is none."""
+    """A last resort that leaves to the host what was captured, and says the rest as before."""
 
     _before = logging.lastResort
 
     def handle(self, record: logging.LogRecord) -> bool:
-        if current_emitter() is None and self._before is not None and record.levelno >= self._before.level:
+        emitter = current_emitter()
+        is_captured = emitter is not None and record.levelno >= emitter.filter.threshold(record.name)
+        if not is_captured and self._before is not None and record.levelno >= self._before.level:
             return bool(self._before.handle(record))
         return True
 
@@ -84,6 +89,7 @@ def _hooked_handle(self: logging.Logger, record: logging.LogRecord) -> None:
         return
     # From `_log` a record may have come only because roam wants it. A record that the program hands to `handle` itself
     # was never subject to the logger's level.
+    # r[impl trace.logging.levels]
     is_own = not _is_from_log(sys._getframe(1)) or _is_enabled_for(self, record.levelno)
     try:
         # Left to the host's last resort is what the program's own would have printed, and nothing that it suppresses.
@@ -105,7 +111,9 @@ def _is_from_log(caller: FrameType | None) -> bool:
 def _hooked_basic_config(**kwargs: Any) -> None:
     # `logging.warning()` and its family configure the root logger when it has no handler. Without arguments and from
     # inside the module it is that; the line is printed by the host, so here it would be printed twice.
-    if not kwargs and current_emitter() is not None and sys._getframe(1).f_globals is vars(logging):
+    emitter = current_emitter()
+    is_implied = not kwargs and emitter is not None and sys._getframe(1).f_globals is vars(logging)
+    if is_implied and emitter is not None and emitter.admits(WARNING, "root"):
         return
     _basic_config(**kwargs)
 

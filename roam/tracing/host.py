@@ -29,6 +29,7 @@ from . import emitter as emitters
 from .collector import Collector
 from .concluder import Concluder
 from .config import ConfigResult, TracingConfig
+from .defects import report_defect
 from .emitter import Emitter
 from .fanout import FanOut
 from .link import PeerLink
@@ -271,8 +272,12 @@ class TracingHost:
         link.close()
 
     def _drain_last(self, link: PeerLink) -> None:
-        self._collector.remove(link)
-        self._collector.drain(link)
+        try:
+            self._collector.remove(link)
+            self._collector.drain(link)
+        except Exception:
+            # Closing goes on.
+            report_defect()
 
     def __enter__(self) -> Self:
         return self

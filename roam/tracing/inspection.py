@@ -1,4 +1,4 @@
-"""Reading a segment as a whole: its words, numbers, open spans and the files beside it. For the host and for `offline`."""
+"""Reading a segment as a whole: its words, numbers, open spans and the files beside it, for the host and for `offline`."""
 
 from __future__ import annotations
 

@@ -70,13 +70,13 @@ def _remains(segment: SegmentFile, path: Path) -> Remains:
         spans = [replace(span, age_ns=until_ns - sign) for span, sign in zip(spans, signs, strict=True)]
     died_ns = anchor.to_wall_ns(until_ns)
     lost = [
-        lost_of(item, time_of_gap(items, index, anchor) or died_ns)
+        lost_of(item, time_of_gap(items, index, anchor) or died_ns + 1)
         for items in polls
         for index, item in enumerate(items)
         if isinstance(item, Gap)
     ]
     if not is_live:
-        lost += unannounced_of(words, died_ns)
+        lost += unannounced_of(words, died_ns + 1)
     stem = path.with_suffix("")
     return Remains(
         peer=Peer(identity.peer_id, identity.epoch, identity.name, pid),

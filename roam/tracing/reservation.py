@@ -1,8 +1,9 @@
-"""What a peer needs before there is a process: a segment, a doorbell, a fault file. All of them, or nothing is left."""
+"""What a peer needs before there is a process: a segment, a doorbell, a fault file; all of them, or nothing is left."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import secrets
@@ -64,6 +65,12 @@ def reserve_link(
     )
 
 
+@functools.cache
+def _own_start_ticks(pid: int) -> int:
+    # By pid, because a forked child started at another time.
+    return process_start_ticks(pid)
+
+
 def _identity_of(peer: Peer) -> Identity:
     pid = os.getpid()
     return Identity(
@@ -72,7 +79,7 @@ def _identity_of(peer: Peer) -> Identity:
         name=peer.name,
         nonce=secrets.token_bytes(16),
         host_pid=pid,
-        host_start_ticks=process_start_ticks(pid),
+        host_start_ticks=_own_start_ticks(pid),
         boot_id=boot_id(),
         anchor=ClockAnchor.now(),
         roam_version=VERSION,
