@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from roam.testing import InProcessCell
 from roam.tracing.host import TracingHost
 from roam.tracing.records import Record, TaggedRecord
 from roam.tracing.statistics import PeerStatistics
+from roam.tracing.subscription import Subscription
 from tests.support import wait_until
 
-__all__ = ["arrived", "holds", "in_process", "messages", "plain"]
+__all__ = ["arrived", "balances", "descriptors", "holds", "in_process", "messages", "plain"]
 
 
 @contextmanager
@@ -39,6 +41,12 @@ def holds(statistics: PeerStatistics) -> bool:
     return all(lane.emitted == lane.delivered + lane.lost + lane.resident for lane in statistics.lanes.values())
 
 
+def balances(subscription: Subscription) -> bool:
+    """Whether the count of records is right at this moment."""
+    found = subscription.statistics()
+    return found.offered == found.received + found.dropped_by_queue + found.queued
+
+
 def arrived(cell: Any, count: int | None = None) -> list[Record]:
     """What the host keeps of a cell, once all was taken that it has written: at least `count` records."""
 
@@ -50,3 +58,14 @@ def arrived(cell: Any, count: int | None = None) -> list[Record]:
 
     wait_until(is_done, message="all records are taken")
     return list(cell.records())
+
+
+def descriptors() -> dict[int, str]:
+    """The open descriptors of this process by what they lead to."""
+    found = {}
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            found[int(link.name)] = str(link.readlink())
+        except OSError:
+            continue
+    return found

@@ -305,7 +305,7 @@ def test_a_run_that_nobody_has_buried_is_shown(tmp_path):
     assert result.stdout.count("resize  path=a.png  ") == 2
     assert result.stdout.count("  | oh no\n") == 2
     assert (
-        "lost; nobody knows how it ended, last seen in stage run, at <string>:24 in boom, in span resize"
+        "lost; nobody knows how it ended, last seen in stage run, at <string>:25 in boom, in span resize"
         in result.stdout
     )
     assert result.stdout.endswith("  evidence: the fatal stacks that it wrote\nverdict: Segmentation fault\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
 import pytest
 
@@ -23,7 +24,7 @@ class Here:
 
     is_over = False
 
-    def __init__(self, host, tmp_path):
+    def __init__(self, host, _):
         self.host = host
         self.cell = InProcessCell(host, "cell")
         self.cell.__enter__()

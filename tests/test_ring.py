@@ -177,6 +177,20 @@ def test_iterating_any_bytes_is_safe():
         assert 40 == missing
 
 
+def test_sequences_that_no_word_can_hold_are_no_records():
+    """Headers that count beyond 64 bits are not believed, and nothing is raised for them."""
+    for page_no, first_seq in [(2**64 - 1, 2**64 - 1), (1, 2**64 - 1), (2**63 + 1, 2**64 - 2)]:
+        lane = Lane(128, 2, offset=0)
+        lane.fill(2)
+        PAGE_HEAD.pack_into(lane.buffer, 0, page_no, first_seq, 2 << 32 | 72)
+        found = drain(lane)
+        assert [] == records_of(found)
+        assert lane.reader.next_seq < 2**64
+        assert sum(lane.reader.measure()) < 2**65
+    data = bytes(lane.buffer[PAGE_HEAD_BYTES:])
+    assert ([], 3) == page_records(data, 2**64 - 1, 3, 1) == page_records(data, 2**65, 3, 1)
+
+
 @pytest.mark.parametrize("filled", [9, 11, 23, 24])
 def test_damage_costs_no_more_than_its_page(filled):
     """Whichever byte is damaged, what is delivered was written, what is lost is counted exactly, and pages that are

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import signal
@@ -317,11 +318,16 @@ def test_a_receiver_of_another_stream_is_refused(tmp_path):
             rx.get(0)
 
 
-def test_no_room_is_said(tmp_path):
+def test_no_room_is_said(tmp_path, monkeypatch):
     """Where the segment does not fit, the sizes are named and nothing is left behind."""
-    large = SegmentConfig(page_bytes=1 << 24, record_bytes=1 << 16, bulk_pages=1 << 16)
-    with pytest.raises((NoSpace, OSError)):
-        open_stream(tmp_path, encode=bytes, decode=bytes, config=large)
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(NoSpace) as caught:
+        open_stream(tmp_path, encode=bytes, decode=bytes)
+    assert caught.value.needed_bytes == Geometry(STREAM_CONFIG).total_bytes
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from .layout import RECORD_HEAD, RECORD_HEAD_BYTES, SEAL
+from .words import MASK
 
 __all__ = ["Chunk", "Gap", "page_records"]
 
@@ -64,7 +65,9 @@ def page_records(data: bytes, first_seq: int, count: int, page_no: int) -> tuple
     runs: list[tuple[int, int, int, int]] = []
     position = start = sound = 0
     run_first = seq = first_seq
-    for seq in range(first_seq, first_seq + count):
+    # A damaged header may count beyond what a checksum can be made for.
+    stop_seq = max(first_seq, min(first_seq + count, MASK + 1))
+    for seq in range(first_seq, stop_seq):
         body = position + RECORD_HEAD_BYTES
         if body > size:
             break
@@ -81,7 +84,7 @@ def page_records(data: bytes, first_seq: int, count: int, page_no: int) -> tuple
             sound += 1
         position = following
     else:
-        seq = first_seq + count
+        seq = stop_seq
     if seq > run_first:
         runs.append((run_first, seq - run_first, start, position))
     return runs, count - sound

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from .chunk import Chunk, Gap, page_records
 from .layout import PAGE_HEAD, PAGE_HEAD_BYTES, RECORD_HEAD_BYTES
+from .words import MASK
 
 __all__ = ["Chunk", "Gap", "LaneMeasure", "RingReader", "page_records"]
 
@@ -36,6 +37,9 @@ class _Head(NamedTuple):
     first_seq: int
     records: int
     end: int
+
+
+_NO_PAGE = _Head(0, 0, 0, 0)
 
 
 class _Survivors(NamedTuple):
@@ -319,4 +323,6 @@ class RingReader:
         if len(raw) < PAGE_HEAD_BYTES:
             return None
         page_no, first_seq, commit = PAGE_HEAD.unpack(raw)
-        return _Head(page_no, first_seq, commit >> 32, commit & 0xFFFFFFFF)
+        head = _Head(page_no, first_seq, commit >> 32, commit & 0xFFFFFFFF)
+        # Sequences have 64 bits; what counts further is no header.
+        return head if first_seq + head.records <= MASK else _NO_PAGE

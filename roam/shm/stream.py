@@ -103,8 +103,10 @@ class RingTx(Generic[T]):
                     raise ValueError(
                         f"the item takes {len(payload)} bytes and the stream's records hold {segment.config.record_bytes}"
                     )
-                # r[impl shm.stream.credit] Pairs with the receiver's store after its copy.
-                if ring.append(payload, crc, time.monotonic_ns(), taken=segment.words[HostWord.TAKEN + BULK]):
+                # r[impl shm.stream.credit] Pairs with the receiver's store after its copy. That store goes through the
+                # kernel and may be seen half done; the smaller of two looks never gives credit that is not there.
+                taken = min(segment.words[HostWord.TAKEN + BULK], segment.words[HostWord.TAKEN + BULK])
+                if ring.append(payload, crc, time.monotonic_ns(), taken=taken):
                     return True
             left = deadline - time.monotonic()
             if left <= 0:

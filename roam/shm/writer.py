@@ -41,7 +41,7 @@ FINALIZING_WAIT_S = 0.1
 """How long to wait for the lock while the interpreter ends, when its holder may be a frozen daemon thread."""
 
 _IDLE, _BUSY, _UNSETTLED = range(3)
-"""Nobody is inside; somebody is; nobody is, but an exception interrupted `_settle`."""
+"""Nobody is inside; somebody is; nobody is, but there is something for `_settle` to do."""
 
 
 class Outcome:
@@ -116,7 +116,7 @@ class SegmentWriter:
         self._untold = [False] * len(LANES)
         self._announcements: list[_Announcement | None] = [None] * len(LANES)
         # r[impl shm.writer.owner] Not a method: without a cycle the mapping goes when its last user goes.
-        may_turn = ownership()
+        may_turn = self._is_owner = ownership()
         self.lanes = [
             RingWriter(
                 buffer,
@@ -136,6 +136,9 @@ class SegmentWriter:
         When it returns WRITTEN the record is in the segment, except for a nested call, whose record the outer call
         writes. STALE means that nothing was written, because a newer configuration is in force.
         """
+        if not self._is_owner():
+            # Forked by C code, which runs no hook: not a byte, and no lock that another thread may have held.
+            return _DROPPED
         crc = crc32(payload)
         words = self._words
         try:
@@ -166,9 +169,12 @@ class SegmentWriter:
                 self._state = _UNSETTLED
                 self._settle()
                 raise
-            self._state = _IDLE
             if self._nested:
+                # A nested call from here on settles first, so that nested records keep their order.
+                self._state = _UNSETTLED
                 self._settle()
+            else:
+                self._state = _IDLE
         except LockUnavailable:
             self._count(lane, _FINALIZING)
             return _DROPPED
@@ -207,6 +213,8 @@ class SegmentWriter:
     def drop(self, lane: int, cause: str) -> None:
         """Count a record that will not be written. The next record of the lane is preceded by the counts."""
         index = CAUSES.index(cause)
+        if not self._is_owner():
+            return
         try:
             self._acquire()
             self._count(lane, index)

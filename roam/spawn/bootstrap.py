@@ -73,6 +73,7 @@ class _Call:
 def live(handover: Handover, head: dict[str, Any] | None = None, call: tuple[Any, ...] | None = None) -> NoReturn:
     """Attach, make ready, run the target, answer, end the process. A fork cell brings head and call in memory."""
     code = _FAILED
+    tracing: CellTracing | None = None
     try:
         streams.put_in_place(handover)
         guard_fd = lifeline.arm(handover.lifeline_fd, deadly=handover.die_with_host)
@@ -90,8 +91,10 @@ def live(handover: Handover, head: dict[str, Any] | None = None, call: tuple[Any
             tracing.enter_stage(Stage.EXIT)
         _finish(tracing)
     except BaseException as error:
-        # Before there is tracing, or after the target: all that can be done is to say so.
+        # Before the call is prepared, or after the target.
         code = code or _FAILED
+        if tracing is not None:
+            tracing.failure(error)
         _print(error)
     finally:
         streams.flush()
@@ -168,7 +171,21 @@ def _take_from_parcel(tracing: CellTracing, guard_fd: int, handover: Handover) -
         if expectation is not None:
             expectation.inheriting = False
         tracing.enter_stage(Stage.UNPICKLE)
-        return _Call(parcel.read_body(file, pickler), main_is_importable=head["main"] is not None)
+        call = parcel.read_body(file, pickler)
+        if head["main"] is None:
+            _give_main(call[0])
+        return _Call(call, main_is_importable=head["main"] is not None)
+
+
+def _give_main(target: Any) -> None:
+    """Put what came by value with the target where the host had it, so that a cell of this cell can refer to it."""
+    target = getattr(target, "func", target)
+    target = getattr(target, "__func__", target)
+    names = getattr(target, "__globals__", {})
+    if names.get("__name__") in ("__main__", "__mp_main__"):
+        main = vars(sys.modules["__main__"])
+        for name, value in names.items():
+            main.setdefault(name, value)
 
 
 def _wait_at_gate(gate_fd: int, guard_fd: int) -> None:

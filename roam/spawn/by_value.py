@@ -7,8 +7,9 @@ stop working. Here a class or function goes by value only if the other side cann
 from __future__ import annotations
 
 import enum
+import importlib
 import sys
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import IO, Any
 
 import dill
@@ -42,10 +43,13 @@ def of_main(qualname: str) -> Any:
 
 
 def reduce_by_reference(obj: Any, *, main_is_importable: bool, answer: bool) -> Any:
-    """For `reducer_override`: the reference that stands for a class or function, or NotImplemented.
+    """For `reducer_override`: the reference that stands for a class, function or module, or NotImplemented.
 
     In an `answer`, what came to the cell by value from the host's `__main__` goes back as a reference to the original.
     """
+    if isinstance(obj, ModuleType) and obj.__name__ not in _MAINS and sys.modules.get(obj.__name__) is obj:
+        # dill sends the state of modules outside of the interpreter's directories, and the cell's would be overwritten.
+        return importlib.import_module, (obj.__name__,)
     if not isinstance(obj, (type, FunctionType)):
         return NotImplemented
     # r[impl spawn.identity]

@@ -70,14 +70,27 @@ def _dispatch_table() -> dict[Any, Any]:
 class ValuePickler(reduction.ForkingPickler):  # type: ignore[misc]  # multiprocess has no annotations
     """dill's pickler with the reductions of `multiprocess`, by reference where that is possible."""
 
-    def __init__(self, file: IO[bytes], *, main_is_importable: bool) -> None:
-        super().__init__(file, PROTOCOL, recurse=not main_is_importable)
+    def __init__(self, file: IO[bytes], *, main_is_importable: bool, recurse: bool | None = None) -> None:
+        super().__init__(file, PROTOCOL, recurse=not main_is_importable if recurse is None else recurse)
         self.dispatch_table = _dispatch_table()
         self._main_is_importable = main_is_importable
 
     def reducer_override(self, obj: Any) -> Any:
         """By name where the cell can find it, else dill's way."""
         return reduce_by_reference(obj, main_is_importable=self._main_is_importable, answer=False)
+
+
+def _dump_by_value(call: object, file: IO[bytes], courier: Courier, *, main_is_importable: bool) -> None:
+    start = file.tell()
+    try:
+        ValuePickler(file, main_is_importable=main_is_importable).dump(call)
+    except RecursionError:
+        # Looking for the globals that a function needs, dill never comes back from a closure that refers to itself.
+        # Without that search the function arrives, and finds the globals that the cell's `__main__` has.
+        file.seek(start)
+        file.truncate()
+        courier.fds.clear()
+        ValuePickler(file, main_is_importable=main_is_importable, recurse=False).dump(call)
 
 
 def encode_call(call: tuple[Any, ...], file: IO[bytes], courier: Courier, *, main_is_importable: bool) -> int:
@@ -97,7 +110,7 @@ def encode_call(call: tuple[Any, ...], file: IO[bytes], courier: Courier, *, mai
             file.truncate()
             courier.fds.clear()
         try:
-            ValuePickler(file, main_is_importable=main_is_importable).dump(call)
+            _dump_by_value(call, file, courier, main_is_importable=main_is_importable)
             return BY_DILL
         except Exception as error:
             culprit = unsendable.find(call, lambda sink: ValuePickler(sink, main_is_importable=main_is_importable))
