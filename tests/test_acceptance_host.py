@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,22 @@ def test_a_process_with_a_ticket_is_traced_like_a_cell(how, host, tmp_path):
     shown = run_script("-m", "roam", "show", dump)
     assert "by logging" in shown.stdout
     assert "job" in shown.stdout
+
+
+def test_a_process_that_came_and_went_unseen_leaves_a_post_mortem(host, tmp_path):
+    """It attached, died and was waited for while the host had no time to look: its end is unknown, its records are there."""
+    peer, hold = host.register_peer("legacy"), threading.Event()
+    host._collector.call(hold.wait)
+    try:
+        with start_registered(write_program(tmp_path, REGISTERED), peer, "at once") as process:
+            process.wait(WAIT_S)
+    finally:
+        hold.set()
+
+    assert peer.join(WAIT_S).kind is ExitKind.LOST
+    left = roam.postmortem.load(next(host.dump_dir.glob("*.roam")))
+    assert [record.fields["number"] for record in left.records if record.message == "record"] == list(range(1000))
+    assert [span.name for span in left.open_spans] == ["job", "step"]
 
 
 def test_without_a_ticket_nothing_is_traced(tmp_path):

@@ -156,6 +156,9 @@ def test_a_signal_handler_that_takes_a_newer_configuration_is_not_undone():
                 signal.raise_signal(signal.SIGUSR1)
             return parse(body)
 
+        in_force = []
+        acknowledge = emitter.writer.acknowledge
+        emitter.writer.acknowledge = lambda number: (in_force.append(emitter.generation), acknowledge(number))
         before = signal.signal(signal.SIGUSR1, lambda *_: roam.critical("handler"))
         emitters._parse = interrupted_parse
         try:
@@ -164,6 +167,7 @@ def test_a_signal_handler_that_takes_a_newer_configuration_is_not_undone():
         finally:
             emitters._parse = parse
             signal.signal(signal.SIGUSR1, before)
+        assert in_force == [3, 3]
         assert str(emitter.filter) == "critical"
         assert messages(arrived(cell)) == ["handler"]
 

@@ -5,11 +5,35 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import traceback
+from contextlib import ExitStack, contextmanager
 
 import roam
 from tests import traced
 from tests.hosting import arrived, descriptors, holds, in_process, messages
+
+
+@contextmanager
+def held_elsewhere(*locks):
+    """Another thread, which a forked child does not have, holds these."""
+    held, release = threading.Event(), threading.Event()
+
+    def hold():
+        with ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock)
+            held.set()
+            release.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(10)
+    try:
+        yield
+    finally:
+        release.set()
+        holder.join()
 
 
 def test_a_forked_child_of_the_host_is_inert():
@@ -23,7 +47,9 @@ def test_a_forked_child_of_the_host_is_inert():
         link = next(link for link in host._peers.all if link.peer == cell.peer)
         span = roam.span("open")
         span.__enter__()
-        with host._peers._lock, host._fan_out._lock, link._lock, link.retention._lock, host._lock, records._ready:
+        emitter = cell._emitter
+        locks = [host._peers._lock, host._fan_out._lock, link._lock, link.retention._lock, host._lock, records._ready]
+        with held_elsewhere(*locks, emitter.writer._lock, emitter._refreshing):
             pid = os.fork()
             if pid == 0:
                 code = 1

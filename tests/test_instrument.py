@@ -308,6 +308,25 @@ def test_an_asynchronous_generator_leaves_its_span_at_each_yield():
     assert ("span_close", "async_echo") in shape(records)
 
 
+def test_the_loop_closes_an_asynchronous_generator_once():
+    """At its end the loop ends what is unfinished: the wrapper, which ends the function's own; nothing goes wrong."""
+    generator = roam.instrument(async_echo)
+    log, complaints, kept = [], [], []
+
+    async def main():
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
+        steps = generator(log)
+        kept.append(steps)
+        await anext(steps)
+
+    with in_process() as (_, cell):
+        asyncio.run(main())
+        assert cell.open_spans() == []
+        kept.clear()
+    assert complaints == []
+    assert log == [("closed",), ("finally",)]
+
+
 def test_instrument_decorates_functions_only():
     """Anything that cannot be called is misuse; a method, a lambda and a partial can."""
     with pytest.raises(TypeError, match="int"):

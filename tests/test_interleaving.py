@@ -324,7 +324,7 @@ class NumberIsEnough(RingReader):
         if following is None or following.page_no != self._page_no + 1:
             return self._on_absence(following, found, final)
         self.next_seq = following.first_seq
-        self._enter(following.page_no)
+        self._enter(following)
         return True
 
 

@@ -73,6 +73,24 @@ def test_a_registered_process_that_comes_and_goes_is_concluded():
         assert peer.exit is not None
 
 
+def test_a_process_that_attached_and_died_without_a_word_is_concluded():
+    """Killed between taking the segment and ringing: the host finds out by itself."""
+    script = """if True:
+        import os
+        from roam.shm.mapping import MappedSegment
+        MappedSegment(int(os.environ["ROAM_TICKET"].split(":")[1]))
+        os._exit(3)
+    """
+    with roam.TracingHost(forward=False) as host:
+        peer = host.register_peer("silent")
+        wait_until(lambda: peer not in host._collector._awake)
+        with popen(peer, script) as process:
+            process.wait()
+        assert peer.join(20) is not None
+        assert peer.exit is not None
+        assert peer.peer.pid == process.pid
+
+
 def test_a_host_does_not_wait_for_processes_that_are_not_its_own():
     """It closes at once; the process goes on, untraced."""
     host = roam.TracingHost(forward=False)

@@ -40,21 +40,23 @@ def test_retention_is_bounded_per_lane_and_counted():
 def test_retention_is_bounded_in_total_and_the_dead_give_first():
     """All peers together stay within the limit; what is evicted is counted, and who lives keeps what it has."""
     limit = 128 << 10
-    with TracingHost(forward=False, segment=SMALL, retain_bytes=64 << 10, retain_total_bytes=limit) as host:
-        with InProcessCell(host, "living") as living:
-            for number in range(100):
-                roam.info("living", n=number)
-            arrived(living, 100)
-            for name in range(6):
-                with InProcessCell(host, f"dead-{name}") as dead:
-                    for number in range(300):
-                        roam.info("x" * 50, n=number)
-                        if number % 30 == 0:
-                            arrived(dead)
-                    arrived(dead)
-                wait_until(lambda: host.statistics().retained_bytes <= limit)
-            found = host.statistics()
-            kept = {peer.name: len(host.records(cell=peer)) for peer in host.peers}
+    with (
+        TracingHost(forward=False, segment=SMALL, retain_bytes=64 << 10, retain_total_bytes=limit) as host,
+        InProcessCell(host, "living") as living,
+    ):
+        for number in range(100):
+            roam.info("living", n=number)
+        arrived(living, 100)
+        for name in range(6):
+            with InProcessCell(host, f"dead-{name}") as dead:
+                for number in range(300):
+                    roam.info("x" * 50, n=number)
+                    if number % 30 == 0:
+                        arrived(dead)
+                arrived(dead)
+            wait_until(lambda: host.statistics().retained_bytes <= limit)
+        found = host.statistics()
+        kept = {peer.name: len(host.records(cell=peer)) for peer in host.peers}
     assert kept["living"] == 100
     assert kept["dead-0"] == 0 < kept["dead-5"]
     delivered = sum(lane.delivered for peer in found.peers.values() for lane in peer.lanes.values())

@@ -97,6 +97,33 @@ def test_records_come_in_the_order_of_time_over_the_lanes():
             assert {record.lane for record in found} == {"life", "vital", "bulk"}
 
 
+def test_a_record_waits_for_older_company_from_another_lane():
+    """What is written while the lanes are read one after the other comes in order all the same; a replay at that very
+    moment neither repeats nor misses it."""
+    with TracingHost(forward=False) as host, InProcessCell(host, "cell") as cell, host.subscribe() as live:
+        link = next(link for link in host._peers.all if link.peer == cell.peer)
+        bulk = link._readers[2]
+        real, late = bulk.poll, []
+
+        def poll(**how):
+            # The lane of warnings was read already.
+            del bulk.poll
+            roam.warning("first")
+            roam.info("second")
+            return real(**how)
+
+        def collect():
+            bulk.poll = poll
+            host._deliver(link, link.collect(), False)
+            late.append(host.subscribe(replay=True))
+
+        host._collector.ask(collect, 10)
+        roam.info("third")
+        for records in (live, *late):
+            assert [records.get(10).record.message for _ in range(3)] == ["first", "second", "third"]
+            assert records.get(0) is None
+
+
 def test_a_slow_subscriber_hurts_nobody():
     """One that never reads drops its own; another gets everything, and so does the host."""
     with in_process(retain_bytes=8 << 20) as (host, cell):

@@ -9,7 +9,7 @@ from zlib import crc32
 from .layout import RECORD_HEAD, RECORD_HEAD_BYTES, SEAL
 from .words import MASK
 
-__all__ = ["Chunk", "Gap", "page_records"]
+__all__ = ["Chunk", "Gap", "offset_of_record", "page_records"]
 
 _unpack_head = RECORD_HEAD.unpack_from
 _pack_seal = SEAL.pack
@@ -88,3 +88,13 @@ def page_records(data: bytes, first_seq: int, count: int, page_no: int) -> tuple
     if seq > run_first:
         runs.append((run_first, seq - run_first, start, position))
     return runs, count - sound
+
+
+def offset_of_record(data: bytes, index: int) -> int:
+    """Where record number `index`, from 0, begins; the end of `data` where a length before it is impossible."""
+    position = 0
+    for _ in range(min(index, len(data) // RECORD_HEAD_BYTES)):
+        if position + RECORD_HEAD_BYTES > len(data):
+            break
+        position = (position + RECORD_HEAD_BYTES + _unpack_head(data, position)[0] + 7) & ~7
+    return min(position, len(data))

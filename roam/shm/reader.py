@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .chunk import Chunk, Gap, page_records
+from .chunk import Chunk, Gap, offset_of_record, page_records
 from .layout import PAGE_HEAD, PAGE_HEAD_BYTES, RECORD_HEAD_BYTES
 from .words import MASK
 
@@ -130,10 +130,16 @@ class RingReader:
         self._retries = 0
         stop_seq = self.next_seq + count
         # Where the records end, by themselves; the header's word only counts where the last of them is damaged.
-        is_last_sound = bool(runs) and runs[-1][0] + runs[-1][1] == stop_seq
-        self._position = self._position + runs[-1][3] if is_last_sound else head.end
+        sound_seq = runs[-1][0] + runs[-1][1] if runs else self.next_seq
+        self._position = self._position + runs[-1][3] if sound_seq == stop_seq else head.end
+        if missing:
+            following = self._read_head(self._page_no + 1)
+            is_next = following is not None and following.page_no == self._page_no + 1
+            if following is not None and is_next and sound_seq <= following.first_seq < stop_seq:
+                # The header claims more than there was.
+                stop_seq = following.first_seq
+        self._index = stop_seq - head.first_seq
         self._has_begun = True
-        self._index = head.records
         for first_seq, run_count, start, stop in runs:
             self._skip_to(first_seq, "corrupt", found)
             found.append(Chunk(self._lane, self._page_no, first_seq, run_count, data[start:stop]))
@@ -147,8 +153,8 @@ class RingReader:
         following = self._read_head(self._page_no + 1)
         if following is None or following.page_no != self._page_no + 1:
             return self._on_absence(following, found, final)
-        if following.first_seq == self.next_seq:
-            self._enter(following.page_no)
+        if following.first_seq <= self.next_seq <= following.first_seq + following.records:
+            self._enter(following)
             return True
         # The page got more records before it was turned, or its successor lies about where it begins.
         head = self._read_head(self._page_no)
@@ -191,14 +197,14 @@ class RingReader:
             return True
         was_lapped = survivors.newest_page_no >= best.page_no - 2 + self._page_count
         self._skip_to(best.first_seq, "overwritten" if was_lapped else "corrupt", found)
-        self._enter(best.page_no)
+        self._enter(best)
         return True
 
     def _choose(self, survivors: _Survivors) -> _Head | None:
         """The oldest page that can be believed. One that cannot is given time, like a damaged record, then left out until
         it can: it may have had no record yet."""
         for head in survivors.fresh:
-            if head.page_no <= self._page_no or head.first_seq < self.next_seq:
+            if self._is_behind(head):
                 continue
             if self._has_sound_record(head):
                 return head
@@ -216,7 +222,7 @@ class RingReader:
         for queue in (survivors.fresh, survivors.doubtful):
             while queue:
                 head = queue.popleft()
-                if head.page_no <= self._page_no or head.first_seq < self.next_seq:
+                if self._is_behind(head):
                     continue
                 if queue is survivors.doubtful or self._has_sound_record(head):
                     return head
@@ -250,10 +256,21 @@ class RingReader:
             self.lost += missing
             self.next_seq = seq
 
-    def _enter(self, page_no: int) -> None:
+    def _enter(self, head: _Head) -> None:
         self._has_begun = True
-        self._page_no, self._position, self._index = page_no, PAGE_HEAD_BYTES, 0
+        self._page_no, self._position, self._index = head.page_no, PAGE_HEAD_BYTES, 0
         self._retries = self._absences = 0
+        surplus = self.next_seq - head.first_seq
+        if surplus > 0:
+            # A damaged header before claimed records that there were not; they have been counted as lost.
+            data = self._read(self._base(head.page_no) + PAGE_HEAD_BYTES, head.end - PAGE_HEAD_BYTES)
+            self._index = surplus
+            self._position += offset_of_record(data, surplus)
+
+    def _is_behind(self, head: _Head) -> bool:
+        """Whether a page holds nothing that could still be delivered."""
+        stop_seq = head.first_seq + head.records
+        return head.page_no <= self._page_no or stop_seq <= self.next_seq > head.first_seq
 
     def _is_sound(self, head: _Head) -> bool:
         return (

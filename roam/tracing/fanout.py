@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from operator import attrgetter
+from operator import itemgetter
 
 from ..errors import HostClosed, RecordError
 from ..shm.layout import LANES
@@ -16,7 +16,7 @@ from ..shm.reader import Chunk, Gap
 from .codec import decode, level_of
 from .config import TracingConfig
 from .filter import Filter
-from .link import PeerLink
+from .link import Entry, PeerLink
 from .records import Dropped, Event, Lost, Record, TaggedRecord
 from .statistics import SubscriptionStatistics
 from .subscription import Subscription
@@ -24,7 +24,8 @@ from .subscription import Subscription
 __all__ = ["FanOut"]
 
 NOBODY = 1 << 31
-_time_of = attrgetter("time_ns")
+BATCH = 512
+_time_of = itemgetter(0)
 _NO_FORWARDING = SubscriptionStatistics(offered=0, received=0, dropped_by_queue=0, queued=0)
 
 
@@ -73,23 +74,28 @@ class FanOut:
         with self._lock:
             forward_level = self._forward_level()
             lowest = min((subscription.lowest for subscription in self._subscriptions), default=NOBODY)
-            records = self._decode(link, items, min(lowest, forward_level))
+            entries = self._entries(link, items, min(lowest, forward_level))
             for item in items:
                 link.offered_seq[item.lane] = item.first_seq + item.count
             if final:
-                records.extend(link.unannounced())
-            ready = self._in_order(link, records, hold=bool(items))
-            ready = [record for record in ready if self._may_leave(record)]
-            if not ready:
-                return
-            # r[impl trace.peer.attributed] By the segment it was read from; no record says whose it is.
-            tagged = [TaggedRecord(link.peer, record) for record in ready]
-            for subscription in self._subscriptions:
-                subscription.offer(tagged)
-            if self._forwarder is not None:
-                self._forwarder.offer(
-                    [each for each in tagged if each.record.level >= forward_level and _is_forwarded(each.record)]
-                )
+                entries.extend((lost.time_ns, lost.lane, None, lost) for lost in link.unannounced())
+            ready = self._in_order(link, entries, hold=bool(items))
+            # In batches, because a record takes ten times the memory of its bytes, and a whole ring may be waiting.
+            for start in range(0, len(ready), BATCH):
+                self._offer(link, ready[start : start + BATCH], forward_level)
+
+    def _offer(self, link: PeerLink, entries: list[Entry], forward_level: int) -> None:
+        records = [record for record in map(_decoded, entries) if self._may_leave(record)]
+        if not records:
+            return
+        # r[impl trace.peer.attributed] By the segment it was read from; no record says whose it is.
+        tagged = [TaggedRecord(link.peer, record) for record in records]
+        for subscription in self._subscriptions:
+            subscription.offer(tagged)
+        if self._forwarder is not None:
+            self._forwarder.offer(
+                [each for each in tagged if each.record.level >= forward_level and _is_forwarded(each.record)]
+            )
 
     def flush_forwarding(self, timeout_s: float) -> bool:
         """Wait for the forwarder; see `TracingHost.flush_forwarding`."""
@@ -130,15 +136,16 @@ class FanOut:
             forward is None or isinstance(record, (Lost, Dropped)) or record.level >= forward.threshold(record.target)
         )
 
-    def _decode(self, link: PeerLink, items: list[Chunk | Gap], lowest: int) -> list[Record]:
-        """Decode what reaches `lowest`; the level stands at a fixed place of a body, so the rest is not even decoded."""
-        found: list[Record] = []
+    def _entries(self, link: PeerLink, items: list[Chunk | Gap], lowest: int) -> list[Entry]:
+        """What reaches `lowest`. The level stands at a fixed place of a body, so the rest is not even decoded."""
+        found: list[Entry] = []
         if lowest >= NOBODY:
             return found
         to_wall_ns = link.anchor.wall_ns - link.anchor.monotonic_ns
         for index, item in enumerate(items):
             if isinstance(item, Gap):
-                found.append(link.gap_record(items, index))
+                lost = link.gap_record(items, index)
+                found.append((lost.time_ns, lost.lane, lost.first_seq, lost))
                 continue
             lane = LANES[item.lane]
             for seq, monotonic_ns, payload in item:
@@ -147,31 +154,35 @@ class FanOut:
                     level = level_of(payload)
                     if level is not None and level < lowest:
                         continue
-                try:
-                    record = decode(payload)
-                except RecordError:
-                    found.append(Lost(lane, seq, 1, "undecodable", monotonic_ns + to_wall_ns))
-                    continue
-                record.time_ns = monotonic_ns + to_wall_ns
-                record.seq = seq  # type: ignore[misc]
-                record.lane = lane
-                found.append(record)
+                found.append((monotonic_ns + to_wall_ns, lane, seq, payload))
         return found
 
-    def _in_order(self, link: PeerLink, records: list[Record], *, hold: bool) -> list[Record]:
-        """Records of all lanes by time. What is newer than the heartbeat that was read before the lanes were may have
+    def _in_order(self, link: PeerLink, entries: list[Entry], *, hold: bool) -> list[Entry]:
+        """Entries of all lanes by time. What is newer than the heartbeat that was read before the lanes were may have
         older company in a lane that was read earlier: it waits one poll."""
         held, link.held = link.held, []
-        records = held + records
-        records.sort(key=_time_of)
+        entries = held + entries
+        entries.sort(key=_time_of)
         until = link.anchor.to_wall_ns(link.heartbeat)
-        if hold and records and records[-1].time_ns > until:
-            ready = [record for record in records if record.time_ns <= until]
-            late = [record for record in records if record.time_ns > until]
+        if hold and entries and entries[-1][0] > until:
+            ready = [entry for entry in entries if entry[0] <= until]
+            late = [entry for entry in entries if entry[0] > until]
             already = set(map(id, held))
-            link.held = [record for record in late if id(record) not in already]
-            records = ready + [record for record in late if id(record) in already]
-        return records
+            link.held = [entry for entry in late if id(entry) not in already]
+            entries = ready + [entry for entry in late if id(entry) in already]
+        return entries
+
+
+def _decoded(entry: Entry) -> Record:
+    time_ns, lane, seq, body = entry
+    if not isinstance(body, bytes):
+        return body
+    try:
+        record = decode(body)
+    except RecordError:
+        return Lost(lane, seq, 1, "undecodable", time_ns)
+    record.time_ns, record.seq, record.lane = time_ns, seq, lane  # type: ignore[misc]
+    return record
 
 
 def _was_offered(link: PeerLink, record: Record) -> bool:
@@ -180,7 +191,7 @@ def _was_offered(link: PeerLink, record: Record) -> bool:
         return True
     if record.seq >= link.offered_seq[LANES.index(record.lane)]:
         return False
-    return all(held.seq != record.seq or held.lane != record.lane for held in link.held)
+    return all(seq != record.seq or lane != record.lane for _, lane, seq, _ in link.held)
 
 
 def _is_forwarded(record: Record) -> bool:

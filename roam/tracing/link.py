@@ -11,7 +11,7 @@ import select
 import threading
 import time
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from ..clock import ClockAnchor
 from ..exit import CellExit
@@ -40,7 +40,11 @@ from .records import Lost, Peer, Record
 from .retention import Retention
 from .statistics import PeerStatistics
 
-__all__ = ["LinkKeeper", "PeerLink"]
+__all__ = ["Entry", "LinkKeeper", "PeerLink"]
+
+
+Entry: TypeAlias = tuple[int, str, int | None, bytes | Lost]
+"""A record on its way to subscribers: wall time in nanoseconds, lane, sequence, and its body or the notice of a loss."""
 
 
 class LinkKeeper(Protocol):
@@ -105,7 +109,7 @@ class PeerLink:
         """Set once the owner has concluded and everything was closed."""
         self.quiet_polls = 0
         self.heartbeat = 0
-        self.held: list[Record] = []
+        self.held: list[Entry] = []
         """Records that were read, and wait one poll for older ones of another lane."""
         self.offered_seq = [0] * len(LANES)
         """Per lane, the sequence below which everything was offered to subscribers or is in `held`."""
