@@ -15,13 +15,24 @@ __all__ = ["main"]
 
 def rows() -> tuple:
     """Every row of the table, in its order."""
-    from . import cost, death, delivery, idle, stall, start
+    from . import cost, death, delivery, idle, loops, stall, start
     from .table import Row
 
     return (
         Row("emit", "event with 3 fields, against QueueHandler", "≤ 1/5 (aim 1/8)", cost.emit),
         Row("span", "span with 2 fields, against a QueueHandler event", "≤ 1/2", cost.span),
-        Row("filtered", "call below the level, against log.debug", "≤ 1.2", cost.filtered),
+        Row(
+            "filtered",
+            "tracer.debug below the level, against log.debug",
+            "≤ 1.2",
+            functools.partial(cost.filtered, loop=loops.debug_by_tracer),
+        ),
+        Row(
+            "filtered-module",
+            "roam.debug below the level, against log.debug",
+            "≤ 1.2",
+            functools.partial(cost.filtered, loop=loops.debug_by_roam),
+        ),
         Row("delivery", "decoded at a subscriber, against os.write + msgspec", "≥ 0.5", delivery.delivery),
         Row("stall", "emit at 5,000/s, host stopped 1 s, against a pipe", "p99.9 < 2 ms, 0 lost", stall.stall),
         Row("lost", "lost after SIGKILL, against QueueHandler", "0", death.lost),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+from collections.abc import Callable
 from typing import Any
 
 import roam
@@ -67,12 +68,10 @@ def span(rounds: int, scale: float) -> Measured:
     return against_queue(loops.span_by_roam, 1 / 2, rounds, int(50_000 * scale))
 
 
-def filtered(rounds: int, scale: float) -> Measured:
+def filtered(rounds: int, scale: float, *, loop: Callable[[int], float]) -> Measured:
     """A call below the level."""
     count = int(1_000_000 * scale)
-    pairs = interleave(
-        rounds, functools.partial(logging_debug_ns, count), functools.partial(in_a_cell, loops.debug_by_roam, count)
-    )
+    pairs = interleave(rounds, functools.partial(logging_debug_ns, count), functools.partial(in_a_cell, loop, count))
     anchor, figure = medians(pairs)
     ratio = median_ratio(pairs)
     return Measured(anchor=time_ns(anchor), roam=time_ns(figure), ratio=ratio, reached=ratio <= 1.2)

@@ -6,6 +6,7 @@ import _thread
 import gc
 import logging
 import os
+import pickle
 import signal
 import threading
 from collections import Counter
@@ -337,3 +338,8 @@ def test_each_name_says_what_it_is():
         function = getattr(roam, name)
         assert (function.__name__, function.__qualname__) == (name, name)
         assert name.upper() in function.__doc__
+
+
+def test_a_tracer_can_be_sent():
+    """It travels by its target."""
+    assert pickle.loads(pickle.dumps(roam.get_tracer("app.db"))).target == "app.db"

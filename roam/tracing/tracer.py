@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..shm.layout import HostWord
@@ -116,49 +117,51 @@ def span(name: str, /, **fields: Any) -> Span:
     return open_span(_emitter, _module_of_caller(), name, fields)
 
 
+def _bound_function(name: str, level: int, target: str) -> LogFunction:
+    # As in `_module_function`, without the frame.
+    word = _GENERATION
+
+    def log(message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
+        emitter = _emitter
+        if emitter is None:
+            return
+        seen = emitter.words[word]
+        if seen != emitter.generation:
+            seen = emitter.refresh()
+        threshold = emitter.thresholds.get(target)
+        if threshold is None:
+            threshold = emitter.filter.threshold(target)
+        if level >= threshold:
+            emitter.event(level, target, message, fields, exc_info, seen)
+
+    log.__name__ = name
+    log.__qualname__ = f"Tracer.{name}"
+    log.__doc__ = f"Write a record of level {name.upper()}. See `LogFunction`."
+    return log
+
+
 class Tracer:
     """The same calls with a target of their own. Threads: any. Make one with `get_tracer`."""
 
-    __slots__ = ("target",)
+    __slots__ = ("critical", "debug", "error", "info", "target", "trace", "warning")
 
     def __init__(self, target: str) -> None:
         self.target = target
         """The name that filters and records know it by."""
+        self.trace: LogFunction = _bound_function("trace", TRACE, target)
+        self.debug: LogFunction = _bound_function("debug", DEBUG, target)
+        self.info: LogFunction = _bound_function("info", INFO, target)
+        self.warning: LogFunction = _bound_function("warning", WARNING, target)
+        self.error: LogFunction = _bound_function("error", ERROR, target)
+        self.critical: LogFunction = _bound_function("critical", CRITICAL, target)
+
+    def __reduce__(self) -> tuple[Callable[[str], Tracer], tuple[str]]:
+        return get_tracer, (self.target,)
 
     def event(self, level: int, message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
         """Write a record of any level."""
         if _emitter is not None:
             _judge(_emitter, wire_level(level), self.target, message, fields, exc_info)
-
-    def trace(self, message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
-        """Write a record of level TRACE."""
-        if _emitter is not None:
-            _judge(_emitter, TRACE, self.target, message, fields, exc_info)
-
-    def debug(self, message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
-        """Write a record of level DEBUG."""
-        if _emitter is not None:
-            _judge(_emitter, DEBUG, self.target, message, fields, exc_info)
-
-    def info(self, message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
-        """Write a record of level INFO."""
-        if _emitter is not None:
-            _judge(_emitter, INFO, self.target, message, fields, exc_info)
-
-    def warning(self, message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
-        """Write a record of level WARNING."""
-        if _emitter is not None:
-            _judge(_emitter, WARNING, self.target, message, fields, exc_info)
-
-    def error(self, message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
-        """Write a record of level ERROR."""
-        if _emitter is not None:
-            _judge(_emitter, ERROR, self.target, message, fields, exc_info)
-
-    def critical(self, message: object, /, exc_info: ExceptionArgument = None, **fields: Any) -> None:
-        """Write a record of level CRITICAL."""
-        if _emitter is not None:
-            _judge(_emitter, CRITICAL, self.target, message, fields, exc_info)
 
     def span(self, name: str, /, **fields: Any) -> Span:
         """A span for `with`."""
