@@ -88,13 +88,13 @@ class SpawnFailed(RoamError):
 
 
 class CannotSend(RoamError, TypeError):
-    """A target or argument that cannot be sent to a cell. `path` names the attribute, `reason` is the pickler's word."""
+    """A target, argument or result that cannot be sent. `path` names the attribute, `reason` is the pickler's word."""
 
     path: str
     reason: str
 
     def __init__(self, *, path: str, reason: str, remedy: str) -> None:
-        super().__init__(f"{path} cannot be sent to a cell: {reason}. {remedy}", path=path, reason=reason)
+        super().__init__(f"{path} cannot be sent between host and cell: {reason}. {remedy}", path=path, reason=reason)
 
 
 class CellFailed(RoamError):

@@ -77,15 +77,15 @@ class CellExit:
         return -self.signal if self.signal is not None else self.code
 
     def describe(self) -> str:
-        """One clause without a full stop: `killed by SIGSEGV (signal 11) in stage run`."""
+        """One clause without a full stop: `killed with SIGSEGV (signal 11) in stage run`."""
         if self.signal is not None:
             by = " by its host" if self.kind is ExitKind.KILLED_BY_HOST else ""
             return f"killed{by} with {signal_name(self.signal)} (signal {self.signal}) in stage {self.stage.label}"
         if self.exception is not None:
             first_line = self.exception.message.partition("\n")[0]
-            return f"raised {self.exception.type}: {first_line}" + (
-                "" if self.stage is Stage.RUN else f" in stage {self.stage.label}"
-            )
+            said = f": {first_line}" if first_line else ""
+            where = "" if self.stage is Stage.RUN else f" in stage {self.stage.label}"
+            return f"raised {self.exception.type}{said}{where}"
         if self.kind is ExitKind.RETURNED:
             return "returned"
         if self.kind is ExitKind.LOST:

@@ -258,6 +258,38 @@ WAITING = """
 """
 
 
+def interrupt_whoever_stops_me(pid):
+    me = roam.current_cell()
+    while not me.stopping:
+        threading.Event().wait(0.01)
+    os.kill(pid, signal.SIGUSR1)
+
+
+class Interrupted(BaseException):
+    pass
+
+
+def test_a_close_that_was_interrupted_can_be_repeated(tmp_path):
+    """As by a second Ctrl-C: the next close goes on, and leaves no thread, process or file."""
+
+    def interrupt(*_):
+        raise Interrupted
+
+    threads, before = threading.active_count(), signal.signal(signal.SIGUSR1, interrupt)
+    host = roam.TracingHost(dump_dir=tmp_path / "dumps", forward=False)
+    try:
+        cell = roam.spawn_cell(interrupt_whoever_stops_me, os.getpid(), host=host)
+        with pytest.raises(Interrupted):
+            host.close()
+        assert host.run_dir.exists()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        host.close()
+    assert cell.exit.kind is ExitKind.STOPPED
+    assert not host.run_dir.exists()
+    wait_until(lambda: threading.active_count() == threads, message="the threads end")
+
+
 def test_the_interpreter_waits_for_the_cells_of_the_default_host(tmp_path):
     """A program that ends without `join` lets its cells finish, prints their warnings, and leaves nothing."""
     done = run_script(write_program(tmp_path, WAITING), tmp_path / "out")

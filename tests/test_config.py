@@ -28,8 +28,9 @@ def test_the_filter_comes_from_the_environment_where_none_is_given(monkeypatch):
     monkeypatch.setenv("ROAM_FILTER", "")
     assert str(TracingConfig().capture) == "info"
     monkeypatch.setenv("ROAM_FILTER", "app=loud")
-    with pytest.raises(FilterError):
+    with pytest.raises(FilterError) as caught:
         TracingConfig()
+    assert "ROAM_FILTER" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize("text", ["", "off", "info", "info,app.db=debug,ü.x=trace"])

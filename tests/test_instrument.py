@@ -331,6 +331,8 @@ def test_instrument_decorates_functions_only():
     """Anything that cannot be called is misuse; a method, a lambda and a partial can."""
     with pytest.raises(TypeError, match="int"):
         roam.instrument(5)
+    with pytest.raises(TypeError, match="type"):
+        roam.instrument(dict)
 
     class Thing:
         @roam.instrument

@@ -137,6 +137,7 @@ def test_an_exception_that_cannot_be_raised_here_becomes_cell_failed(kind, metho
 
     with pytest.raises(CellFailed, match=kind.__name__):
         cell.result(WAIT_S)
+    assert not cell.exit.describe().endswith(": ")
 
 
 # r[verify spawn.result.caller]
@@ -486,6 +487,12 @@ def test_wrong_arguments_raise_at_the_call(host):
         roam.spawn_cell(3, host=host)
     with pytest.raises(ValueError, match="choose one of"):
         roam.spawn_cell(add, start_method="thread", host=host)
+    with pytest.raises(TypeError, match="a TracingHost is needed"):
+        roam.spawn_cell(add, host="host")
+    for kwargs in ([1], {1: 2}):
+        with pytest.raises(TypeError, match="a mapping from names"):
+            roam.spawn_cell(add, kwargs=kwargs, host=host)
+    assert host.cells == ()
     host.close()
     with pytest.raises(HostClosed):
         roam.spawn_cell(add, host=host)

@@ -55,7 +55,7 @@ def spawn_cell(
     Raises `CannotSend` (names what cannot be sent), `SpawnFailed`, `HostClosed`, `NoSpace`, `UnsupportedPlatform`;
     RuntimeError while `__main__` is still being imported in a cell; TypeError and ValueError for wrong arguments.
     """
-    method = _check(target, start_method)
+    method = _check(target, kwargs, host, start_method)
     host = host if host is not None else default_host()
     if not host.is_open:
         raise HostClosed("spawn_cell")
@@ -91,9 +91,13 @@ def spawn_cell(
     return cell
 
 
-def _check(target: object, start_method: str | None) -> str:
+def _check(target: object, kwargs: object, host: object, start_method: str | None) -> str:
     if not callable(target):
         raise TypeError(f"spawn_cell(target): {target!r} cannot be called")
+    if kwargs is not None and not (isinstance(kwargs, Mapping) and all(isinstance(key, str) for key in kwargs)):
+        raise TypeError(f"spawn_cell(kwargs={kwargs!r}): a mapping from names to arguments of the target is needed")
+    if host is not None and not isinstance(host, TracingHost):
+        raise TypeError(f"spawn_cell(host={host!r}): a TracingHost is needed")
     if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
         raise UnsupportedPlatform(f"this is {sys.platform}, or a Python without pidfd_open")
     method = start_method if start_method is not None else "forkserver"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, NamedTuple, Self
 
+from ..errors import FilterError
 from .filter import Filter
 
 __all__ = ["ConfigResult", "TracingConfig"]
@@ -36,8 +37,7 @@ class TracingConfig(_Settings):
     ) -> Self:
         """Parse the filters."""
         if capture is None:
-            # Set and empty is as good as not set.
-            capture = os.environ.get("ROAM_FILTER") or DEFAULT_FILTER
+            capture = _filter_from_environment()
         if not isinstance(capture, Filter):
             capture = Filter(capture)
         if forward is not None and not isinstance(forward, Filter):
@@ -57,6 +57,16 @@ class TracingConfig(_Settings):
         """The cell's reading of `to_bytes`. Raises `FilterError` or `ValueError` for anything else."""
         span_events, _, text = body.decode().partition(" ")
         return cls(text, span_events=bool(int(span_events)))
+
+
+def _filter_from_environment() -> Filter:
+    try:
+        # Set and empty is as good as not set.
+        return Filter(os.environ.get("ROAM_FILTER") or DEFAULT_FILTER)
+    except FilterError as error:
+        # Nothing at the call that fails says where this filter comes from.
+        error.add_note("This filter is the value of the environment variable ROAM_FILTER.")
+        raise
 
 
 class ConfigResult(NamedTuple):

@@ -246,6 +246,16 @@ class TracingHost:
             if self._state != "open":
                 return
             self._state = "closing"
+        try:
+            self._end_peers()
+        except BaseException:
+            # Ctrl-C while cells had time to stop. The next call goes on from here, the one at interpreter exit at the
+            # latest: otherwise threads, segments and the run directory would stay.
+            self._state = "open"
+            raise
+        self._shut_down()
+
+    def _end_peers(self) -> None:
         links = self._peers.live
         enders = [
             threading.Thread(target=link.owner.end, name="roam-ender", daemon=True)
@@ -260,7 +270,6 @@ class TracingHost:
             # What still lives was not started by roam: it goes on, and its records end here.
             if not link.has_ended() or not link.concluded.wait(CLOSE_TIMEOUT_S):
                 self.release(link)
-        self._shut_down()
 
     def release(self, link: PeerLink) -> None:
         """Take what a peer has written so far, and let go of it without an end."""

@@ -192,9 +192,10 @@ def instrument(function: Callable[P, R]) -> Callable[P, R]:
     """Run each call of a function in a span of its name.
 
     Works for functions, coroutine functions, generators and asynchronous generators; a generator's span is left at
-    each `yield` and entered again when it goes on. Raises `TypeError` for anything that is not callable.
+    each `yield` and entered again when it goes on. Raises `TypeError` for a class, which would no longer be one, and
+    for anything that is not callable.
     """
-    if not callable(function):
+    if isinstance(function, type) or not callable(function):
         raise TypeError(f"instrument decorates a function, not {type(function).__name__}")
     name = getattr(function, "__qualname__", repr(function))
     target = getattr(function, "__module__", None) or "?"
