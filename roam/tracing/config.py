@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 from ..errors import FilterError
 from .filter import Filter
 
-__all__ = ["ConfigResult", "TracingConfig"]
+__all__ = ["DISABLED", "ConfigResult", "TracingConfig"]
 
 DEFAULT_FILTER = "info"
 
@@ -67,6 +67,10 @@ def _filter_from_environment() -> Filter:
         # Nothing at the call that fails says where this filter comes from.
         error.add_note("This filter is the value of the environment variable ROAM_FILTER.")
         raise
+
+
+DISABLED = TracingConfig("off", span_events=False)
+"""In force wherever `ROAM_DISABLE` is set."""
 
 
 class ConfigResult(NamedTuple):

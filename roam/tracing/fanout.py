@@ -49,6 +49,8 @@ class FanOut:
         self, filter: str | None, capacity: int, replay: Callable[[], Iterable[PeerLink]] | None
     ) -> Subscription:
         """Add a subscriber, after offering it what the links that `replay` names keep."""
+        if not isinstance(capacity, int):
+            raise TypeError(f"subscribe(capacity={capacity!r}): a number of records is an integer")
         if capacity < 1:
             raise ValueError(f"subscribe(capacity={capacity}): a queue holds at least one record")
         subscription = Subscription(None if filter is None else Filter(filter), capacity, self._forget)

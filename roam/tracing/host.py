@@ -73,6 +73,8 @@ class TracingHost:
     ) -> None:
         self._config = config or TracingConfig()
         self._segment_config = segment or SegmentConfig()
+        if not isinstance(self._segment_config, SegmentConfig):
+            raise TypeError(f"TracingHost(segment={segment!r}): sizes are a SegmentConfig")
         if retain_bytes < self._segment_config.page_bytes or retain_total_bytes < retain_bytes:
             raise ValueError(
                 f"TracingHost(retain_bytes={retain_bytes}, retain_total_bytes={retain_total_bytes}): "
@@ -289,6 +291,8 @@ class TracingHost:
             report_defect()
 
     def __enter__(self) -> Self:
+        if not self.is_open:
+            raise HostClosed("with")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None) -> None:

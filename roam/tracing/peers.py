@@ -102,7 +102,10 @@ class PeerTable:
         return self.all
 
     def named(self, cell: object) -> list[PeerLink]:
-        """The peers that `cell` means: a name, a peer id, a `Peer`, a link or its owner."""
+        """The peers that `cell` means: a name, a peer id, a `Peer`, a link or its owner. Raises `TypeError` for
+        anything else."""
+        if not isinstance(cell, (str, int, Peer, PeerLink)) and not hasattr(cell, "peer"):
+            raise TypeError(f"a cell is meant by its handle, name, Peer or peer id, not by {cell!r}")
         return [link for link in self.all if _is_meant(cell, link)]
 
 
