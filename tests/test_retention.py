@@ -88,7 +88,7 @@ def test_records_are_found_by_name_id_peer_and_owner():
         assert [tagged.peer for tagged in host.records(cell="a")] == [first] * 3 + [third] * 3
         assert [tagged.peer for tagged in host.records(cell=second)] == [second] * 3
         assert [tagged.peer for tagged in host.records(cell=third.peer_id)] == [third] * 3
-        assert host.records(cell="nobody") == host.records(cell=99) == host.records(cell=object()) == []
+        assert host.records(cell="nobody") == host.records(cell=99) == []
         everything = host.records()
         assert [tagged.record.time_ns for tagged in everything] == sorted(t.record.time_ns for t in everything)
         assert host.records(last=4) == everything[-4:]

@@ -104,9 +104,10 @@ class PeerTable:
     def named(self, cell: object) -> list[PeerLink]:
         """The peers that `cell` means: a name, a peer id, a `Peer`, a link or its owner. Raises `TypeError` for
         anything else."""
-        if not isinstance(cell, (str, int, Peer, PeerLink)) and not hasattr(cell, "peer"):
+        found = [link for link in self.all if _is_meant(cell, link)]
+        if not found and not isinstance(cell, (str, int, Peer, PeerLink)) and not hasattr(cell, "peer"):
             raise TypeError(f"a cell is meant by its handle, name, Peer or peer id, not by {cell!r}")
-        return [link for link in self.all if _is_meant(cell, link)]
+        return found
 
 
 def _is_meant(cell: object, link: PeerLink) -> bool:
