@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 import roam
-from roam.errors import HostClosed
+from roam.errors import CannotSend, HostClosed
 from tests import cells
 from tests.programs import METHODS
+
+
+def call(function=None):
+    """A target that calls what it gets."""
+    return function() if function is not None else None
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_lock_that_would_be_copied_is_refused(method):
+    """A threading lock as an argument names the package that has one for two processes; inside an object it may pass."""
+    with roam.TracingHost() as host:
+        for lock in (threading.Lock(), threading.RLock(), threading.Event(), threading.Semaphore()):
+            with pytest.raises(CannotSend, match=r"^args\[0\] .*multiprocess"):
+                roam.spawn_cell(call, lock, host=host, start_method=method)
+            with pytest.raises(CannotSend, match=r"^kwargs\['function'\] .*multiprocess"):
+                roam.spawn_cell(call, kwargs={"function": lock}, host=host, start_method=method)
+        guarded = threading.Lock()
+        assert roam.spawn_cell(call, lambda: not guarded.locked(), host=host, start_method=method).result(60)
 
 
 def fail():

@@ -109,6 +109,7 @@ def encode_call(call: tuple[Any, ...], file: IO[bytes], courier: Courier, *, mai
             file.seek(start)
             file.truncate()
             courier.fds.clear()
+        unsendable.refuse_locks(call[1], call[2])
         try:
             _dump_by_value(call, file, courier, main_is_importable=main_is_importable)
             return BY_DILL

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import threading
 import time
 from collections.abc import Callable
 from types import FunctionType, MethodType
@@ -15,7 +16,17 @@ from typing import IO, Any, NamedTuple
 
 from ..errors import CannotSend
 
-__all__ = ["Culprit", "explain", "explain_result", "find"]
+__all__ = ["Culprit", "explain", "explain_result", "find", "refuse_locks"]
+
+_LOCKS: dict[type, str] = {
+    type(threading.Lock()): "Lock",
+    type(threading.RLock()): "RLock",
+    threading.Condition: "Condition",
+    threading.Event: "Event",
+    threading.Semaphore: "Semaphore",
+    threading.BoundedSemaphore: "BoundedSemaphore",
+    threading.Barrier: "Barrier",
+}
 
 _WALK_S = 0.05
 _STEPS_SHOWN = 10
@@ -162,6 +173,23 @@ def _slots(kind: type) -> list[str]:
 def _is_foreign(obj: object) -> bool:
     """Whether an object belongs to the standard library's `multiprocessing`, whose objects `multiprocess` cannot carry."""
     return type(obj).__module__.partition(".")[0] == "multiprocessing"
+
+
+def refuse_locks(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse an argument that is itself a lock of `threading`, which dill would send as one of its own.
+
+    A lock inside of an object passes: such objects mean to have one, not to share it. Raises `CannotSend`.
+    """
+    named = [(f"args[{index}]", value) for index, value in enumerate(args)]
+    named += [(f"kwargs[{key!r}]", value) for key, value in kwargs.items()]
+    for path, value in named:
+        kind = _LOCKS.get(type(value))
+        if kind is not None:
+            raise CannotSend(
+                path=path,
+                reason=f"a {kind} of threading holds within one process, and the cell would get another one",
+                remedy=f"Make it with the package `multiprocess`, which has a {kind} that both share.",
+            )
 
 
 def explain(culprit: Culprit, error: Exception) -> CannotSend:
