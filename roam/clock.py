@@ -12,6 +12,9 @@ from typing import NamedTuple
 __all__ = ["ClockAnchor"]
 
 
+_LATEST_NS = (1 << 63) - 1
+
+
 class ClockAnchor(NamedTuple):
     """A pair of readings of the two clocks, taken together. Both in nanoseconds."""
 
@@ -26,8 +29,11 @@ class ClockAnchor(NamedTuple):
         return cls(wall, (before + time.monotonic_ns()) // 2)
 
     def to_wall_ns(self, monotonic_ns: int) -> int:
-        """The wall time of a monotonic reading, in nanoseconds since the epoch."""
-        return self.wall_ns + (monotonic_ns - self.monotonic_ns)
+        """The wall time of a monotonic reading, in nanoseconds since the epoch, from 0 to the largest signed 64-bit number.
+
+        Bounded, because a reading can come from a cell, and a time of 65 bits would not fit into a dump.
+        """
+        return min(max(self.wall_ns + (monotonic_ns - self.monotonic_ns), 0), _LATEST_NS)
 
     def to_monotonic_ns(self, wall_ns: int) -> int:
         """The reverse of `to_wall_ns`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -161,3 +162,28 @@ def test_tracing_can_be_disabled():
     script = "import roam; print(roam.init_cell_tracing())"
     ticket = "1:900:901:902:" + "0" * 32
     assert run_script("-c", script, environ={"ROAM_TICKET": ticket, "ROAM_DISABLE": "1"}).stdout == "False\n"
+
+
+def test_a_host_without_descriptors_does_not_bury_the_living(monkeypatch):
+    """When the process descriptor cannot be had just now, the peer lives on and is watched with a later record."""
+    real, failed = os.pidfd_open, threading.Event()
+    go_on = "[(roam.info('later'), __import__('time').sleep(0.02)) for _ in range(3_000)]"
+
+    def open_pidfd(pid, *flags):
+        if not failed.is_set():
+            failed.set()
+            raise OSError(errno.EMFILE, "too many open files")
+        return real(pid, *flags)
+
+    with roam.TracingHost(forward=False) as host:
+        monkeypatch.setattr(hosts.os, "pidfd_open", open_pidfd)
+        peer = host.register_peer("legacy")
+        with popen(peer, LEGACY.format(then=go_on)) as process:
+            assert process.stdout.readline() == "ready\n"
+            wait_until(failed.is_set)
+            wait_until(lambda: "later" in messages(peer.records()))
+            assert not peer.concluded.is_set()
+            wait_until(lambda: not peer.is_awaited)
+            process.kill()
+            process.wait()
+        assert peer.join(20) is not None

@@ -1,8 +1,8 @@
 """The collector: the one thread that reads segments; it waits on doorbells, process descriptors and a wake-up.
 
-A peer is awake or asleep. An awake peer is polled every few milliseconds, one that floods without a pause, and costs its cell nothing. After two polls
-without data the peer is armed, polled once more, and sleeps; the cell's next record rings. Sleeping peers are looked
-at every 100 ms by one read each, so a lost ring costs time and no record.
+A peer is awake or asleep. An awake peer is polled every few milliseconds, one that floods without a pause, and costs
+its cell nothing. After two polls without data the peer is armed, polled once more, and sleeps; the cell's next record
+rings. Sleeping peers are looked at every 100 ms by one read each, so a lost ring costs time and no record.
 
 Threads: this one; others hand it work through `call`. It does no disk I/O and calls no user code. Failure: a broken
 doorbell or a segment that makes no sense concerns its own peer only.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import fnmatch
 import itertools
 import os
@@ -371,15 +372,18 @@ class TracingHost:
 
     def _welcome(self, link: PeerLink, pid: int) -> None:
         """A process that roam did not start has attached: watch it from now on."""
-        link.is_awaited = False
-        link.close_cell_end()
         try:
             link.pidfd = os.pidfd_open(pid)
-        except (OSError, OverflowError):
+        except (OSError, OverflowError) as error:
+            if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                # It lives, and is watched from a later record on, when there is room.
+                return
             # It came and went, or wrote a number that is none. Nobody will ever say that it has ended.
             self._collector.call(lambda: self._collector.conclude(link))
         else:
             self._collector.watch(link)
+        link.is_awaited = False
+        link.close_cell_end()
 
 
 def _forget_hosts() -> None:
