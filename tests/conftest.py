@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import hypothesis
 import pytest
 
-from tests.support import SESSION_VARIABLE, Inventory
+from tests.session import RUN_ROOT, SESSION_DIRECTORY, end_session
+from tests.support import Inventory
 
 PATIENCE_S = 3.0
 """How long a test may take to let go of its processes, threads, descriptors and files."""
 
-
-def new_session_directory() -> Path:
-    """Segments belong on tmpfs; where /dev/shm is missing, any temporary directory has to do."""
-    tmpfs = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="roam-tests-", dir=tmpfs if os.access(tmpfs, os.W_OK) else None))
-
-
-# Set before any test module imports roam, and kept in the environment so that scripts started by tests have them too.
-SESSION_DIRECTORY = new_session_directory()
-RUN_ROOT = SESSION_DIRECTORY / "run"
-os.environ["ROAM_DIR"] = str(SESSION_DIRECTORY)
-os.environ[SESSION_VARIABLE] = secrets.token_hex(8)
-for variable in ("ROAM_FILTER", "ROAM_DISABLE", "ROAM_TICKET", "ROAM_PURE_PYTHON"):
-    os.environ.pop(variable, None)
 
 # Cells take their time on a busy machine; what hangs is ended by pytest-timeout.
 hypothesis.settings.register_profile("roam", deadline=None, print_blob=True)
@@ -40,7 +22,7 @@ hypothesis.settings.load_profile("roam")
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """The session's directory goes with the session."""
-    shutil.rmtree(SESSION_DIRECTORY, ignore_errors=True)
+    end_session()
 
 
 @pytest.fixture(autouse=True)

@@ -21,8 +21,8 @@ import roam
 from roam.cli.main import commands
 from roam.errors import CannotSend, DumpError, NoSpace
 from tests import cells
-from tests.conftest import RUN_ROOT
 from tests.programs import METHODS, write_program
+from tests.session import RUN_ROOT
 from tests.support import REPOSITORY, run_script, wait_until
 
 WAIT_S = 30.0

@@ -1,0 +1,1 @@
+"""The evidence for what roam promises, one command away: `python -m tests.proof`."""
