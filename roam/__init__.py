@@ -2,12 +2,12 @@
 
 General layout; an arrow means "may import", and nothing points up::
 
-    cli                     roam show                                      click
+    cli                     roam show, roam gc                             click
      │   testing            in-process cells and streams for tests
      ▼    ▼
     spawn                   spawn_cell, Cell, supervision, bootstrap       multiprocess, psutil
      ▼
-    postmortem              PostMortem: write, load, render                msgspec, psutil
+    postmortem              PostMortem: write, load, render, salvage       msgspec, psutil
      ▼
     tracing                 records, filter, spans | cell side | host side msgspec
      ▼

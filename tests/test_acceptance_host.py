@@ -99,7 +99,7 @@ KILLED = """
             ended.start()
             ended.join()
             threading.Thread(target=lambda: (start(), time.sleep(600)), daemon=True).start()
-            while len(cells) < 3 or not all(cell.open_spans() for cell in cells):
+            while len(cells) < 3 or not all("working" in [r.message for r in cell.records()] for cell in cells):
                 time.sleep(0.01)
             if has_bystanders:
                 bystanders.append(bystander())

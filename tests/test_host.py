@@ -103,7 +103,7 @@ def test_a_host_that_cannot_be_made_leaves_nothing(monkeypatch):
     ):
         with monkeypatch.context() as patch:
             patch.setattr(place, fail)
-            with pytest.raises(OSError, match="too many"):
+            with pytest.raises(RoamError, match="too many"):
                 TracingHost()
     assert set(threading.enumerate()) == threads
     assert not any(run_root().glob("*/*.segment"))

@@ -8,10 +8,11 @@ from pathlib import Path
 from ..errors import DumpError
 from ..exit import CellExit, ExitKind
 from ..tracing.offline import remains_of_segment
+from ..tracing.peer import Remains
 from .model import PostMortem
 from .stacks import fatal_error
 
-__all__ = ["SEGMENT_SUFFIX", "of_segment"]
+__all__ = ["SEGMENT_SUFFIX", "end_of", "of_segment"]
 
 SEGMENT_SUFFIX = ".segment"
 
@@ -27,11 +28,21 @@ def of_segment(path: str | os.PathLike[str]) -> PostMortem:
         remains = remains_of_segment(segment)
     except OSError as error:
         raise DumpError(path=str(path), why=f"it cannot be read: {error.strerror or error}") from error
+    return PostMortem.of(remains, end_of(remains), {}, is_live=remains.is_live)
+
+
+def end_of(remains: Remains, *, verdict: str = "unknown", evidence: tuple[str, ...] = ()) -> CellExit:
+    """The exit of a cell of which only a segment is left.
+
+    Fatal stacks are a better cause than `verdict`; `evidence` comes first among what speaks for it.
+    """
     fatal = fatal_error(remains.fault_text.decode("utf-8", "backslashreplace"))
-    evidence = [] if fatal is None else ["the fatal stacks that it wrote"]
+    found = list(evidence)
+    if fatal is not None:
+        found.append("the fatal stacks that it wrote")
     if remains.said_goodbye:
-        evidence.append("it had said goodbye: its target was done")
-    ended = CellExit(
+        found.append("it had said goodbye: its target was done")
+    return CellExit(
         kind=ExitKind.LOST,
         stage=remains.stage,
         started_ns=remains.anchor.wall_ns,
@@ -39,7 +50,6 @@ def of_segment(path: str | os.PathLike[str]) -> PostMortem:
         # Without a goodbye these words hold any old number.
         cpu_s=remains.cpu_ns / 1e9 if remains.said_goodbye and remains.cpu_ns is not None else None,
         max_rss_bytes=remains.max_rss_bytes if remains.said_goodbye else None,
-        verdict="unknown" if fatal is None else fatal,
-        evidence=tuple(evidence),
+        verdict=verdict if fatal is None else fatal,
+        evidence=tuple(found),
     )
-    return PostMortem.of(remains, ended, {}, is_live=remains.is_live)

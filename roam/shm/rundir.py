@@ -1,11 +1,16 @@
 """The run directory: where one host keeps its segments, on a file system in memory, so that they outlive everybody.
 
 Layout: `<root>/<random>/` with `host.lock` and, per peer, `<peer_id>-<random>.segment`, `.fault` and `.stderr`.
-Ownership: the host that made it holds a lock on `host.lock`, which the kernel releases when the host is gone.
+Ownership: the host that made it holds a lock on `host.lock`, which the kernel releases when the host is gone; then
+whoever gets the lock may clear the directory away. Both lock first and look then whether the locked file is still the
+one in the directory. So a directory in the making needs no guess: if it is cleared away, its maker sees that and makes
+another one.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -13,10 +18,21 @@ import stat
 from pathlib import Path
 
 from ..errors import RoamError
+from .descriptors import close_quietly
 
-__all__ = ["RunDirectory", "run_root"]
+__all__ = ["LOCK_NAME", "RunDirectory", "run_directories", "run_root"]
 
 LOCK_NAME = "host.lock"
+
+_ATTEMPTS = 8
+_LONGEST_NOTE_BYTES = 8192
+
+_held: dict[str, object] = {}
+"""Names of the directories whose lock this process has, or is about to take. It must not open those files again:
+closing any descriptor of a file gives up the locks that the process has on it."""
+
+# A forked child has none of the locks.
+os.register_at_fork(after_in_child=_held.clear)
 
 
 def run_root() -> Path:
@@ -32,6 +48,19 @@ def run_root() -> Path:
     return Path(tempfile.gettempdir()) / f"roam-{os.getuid()}"
 
 
+def run_directories(root: Path) -> list[Path]:
+    """The run directories in `root`, apart from those of this process; none where there is no root.
+
+    Raises `RoamError` where the root is not this user's, `OSError` where it cannot be read.
+    """
+    try:
+        _check_root(root)
+        with os.scandir(root) as entries:
+            return [Path(entry) for entry in entries if entry.name not in _held and entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+
+
 class RunDirectory:
     """One host's directory. Threads: any."""
 
@@ -40,68 +69,134 @@ class RunDirectory:
         self._lock_fd = lock_fd
 
     @classmethod
-    def create(cls) -> RunDirectory:
-        """Make a new directory, mode 0700, and lock it. Raises `RoamError` where that is not possible."""
+    def create(cls, dump_dir: Path | None = None) -> RunDirectory:
+        """Make a new directory, mode 0700, and lock it. `dump_dir` is noted for whoever finds the directory without
+        its host. Raises `RoamError` where that is not possible."""
         root = run_root()
         try:
-            path = _make_directory(root)
-            lock_fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            for _ in range(_ATTEMPTS):
+                found = cls._make(root)
+                if found is not None:
+                    break
+            else:
+                raise FileNotFoundError(errno.ENOENT, "its directories vanish as they are made")
         except OSError as error:
             raise RoamError(
                 f"no run directory can be made in {root}: {error.strerror}. Set ROAM_DIR to a directory that is writable."
             ) from error
-        # Not inherited by fork and released by SIGKILL; the file is never opened again by this process, because
-        # closing any descriptor of it would release the lock.
-        fcntl.lockf(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return cls(path, lock_fd)
+        if dump_dir is not None:
+            found.note(dump_dir)
+        return found
+
+    @classmethod
+    def _make(cls, root: Path) -> RunDirectory | None:
+        """A new directory in `root`, which is made where it is missing; None if either vanished meanwhile."""
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        name = secrets.token_hex(8)
+        with contextlib.suppress(FileNotFoundError):
+            if _check_root(root) & 0o077:
+                os.chmod(root, 0o700)
+            return cls._lock(root / name, os.O_CREAT | os.O_EXCL, is_new=True)
+        return None
+
+    @classmethod
+    def claim(cls, path: Path) -> RunDirectory | None:
+        """Take over a directory whose host is gone; None where it lives, or somebody else is clearing up.
+
+        Raises `FileNotFoundError` where there is no lock file, and `OSError` where it cannot be locked.
+        """
+        return cls._lock(path, 0, is_new=False)
+
+    @classmethod
+    def _lock(cls, path: Path, flags: int, *, is_new: bool) -> RunDirectory | None:
+        # In one step, so that two threads of this process exclude each other, too.
+        mark = object()
+        if _held.setdefault(path.name, mark) is not mark:
+            return None
+        lock_fd = -1
+        found = None
+        try:
+            if is_new:
+                path.mkdir(mode=0o700)
+            lock_path = path / LOCK_NAME
+            lock_fd = os.open(lock_path, flags | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+            # r[impl dump.salvage.lock] Not inherited by fork, and released by SIGKILL.
+            with contextlib.suppress(BlockingIOError, PermissionError):
+                fcntl.lockf(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(lock_fd), os.stat(lock_path, follow_symlinks=False)):
+                    found = cls(path, lock_fd)
+        except OSError as error:
+            if is_new and not isinstance(error, FileExistsError):
+                # It has nothing in it, and its maker cannot use it.
+                with contextlib.suppress(OSError):
+                    (path / LOCK_NAME).unlink(missing_ok=True)
+                    path.rmdir()
+            raise
+        finally:
+            if found is None:
+                close_quietly(lock_fd)
+                _held.pop(path.name, None)
+        return found
+
+    def note(self, dump_dir: Path) -> None:
+        """Write down where this host's dumps go, for `dump_dir`. Never raises."""
+        # Where there is no room for it there is none for a segment either, and that is said better there.
+        with contextlib.suppress(OSError):
+            os.pwrite(self._lock_fd, os.fsencode(dump_dir) + b"\0", 0)
+
+    @property
+    def dump_dir(self) -> Path | None:
+        """Where the host of this directory put its dumps, if that place is still there and this user's."""
+        try:
+            noted = os.pread(self._lock_fd, _LONGEST_NOTE_BYTES, 0)
+            place = Path(os.fsdecode(noted[:-1]))
+            found = os.stat(place)
+        except (OSError, ValueError):
+            return None
+        is_usable = noted.endswith(b"\0") and place.is_absolute() and stat.S_ISDIR(found.st_mode)
+        return place if is_usable and found.st_uid == os.getuid() else None
 
     def new_stem(self, peer_id: int) -> str:
         """A file name stem for one peer, random so that nobody can guess it."""
         return f"{peer_id}-{secrets.token_hex(8)}"
 
     def forget(self) -> None:
-        """In a forked child: close the descriptor, touch nothing."""
+        """Close the descriptor, touch nothing: in a forked child, or because there is nothing to be done here."""
         fd, self._lock_fd = self._lock_fd, -1
         if fd >= 0:
-            os.close(fd)
+            close_quietly(fd)
+            _held.pop(self.path.name, None)
 
     def remove(self) -> bool:
-        """Remove the directory if no evidence is left in it; True if it is gone."""
-        fd, self._lock_fd = self._lock_fd, -1
-        if fd >= 0:
-            os.close(fd)
+        """Remove the directory if no evidence is left in it; True if it is gone. The lock is given up in any case."""
+        if self._lock_fd < 0:
+            return self._remove_again()
         try:
             if any(entry.name != LOCK_NAME for entry in self.path.iterdir()):
                 return False
+            # Under the lock: nobody else takes the rest of the directory for a run.
             (self.path / LOCK_NAME).unlink(missing_ok=True)
             self.path.rmdir()
         except OSError:
             return False
-        try:
+        finally:
+            self.forget()
+        # Fails where other hosts have theirs there.
+        with contextlib.suppress(OSError):
             self.path.parent.rmdir()
-        except OSError:
-            # Other hosts have theirs there.
-            return True
         return True
 
-
-def _make_directory(root: Path) -> Path:
-    """A new directory in `root`, which is made where it is missing. Raises `OSError`, and `RoamError` for a bad root."""
-    attempts = 8
-    while True:
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = root / secrets.token_hex(8)
+    def _remove_again(self) -> bool:
         try:
-            found = os.stat(root, follow_symlinks=False)
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-                raise RoamError(f"{root} is not a directory of this user. Remove it, or set ROAM_DIR to another place.")
-            if found.st_mode & 0o077:
-                os.chmod(root, 0o700)
-            path.mkdir(mode=0o700)
-        except FileNotFoundError:
-            # The last host of another process has just ended, and removed the empty root.
-            attempts -= 1
-            if not attempts:
-                raise
-        else:
-            return path
+            mine = RunDirectory.claim(self.path)
+        except OSError:
+            return False
+        return mine is not None and mine.remove()
+
+
+def _check_root(root: Path) -> int:
+    """The mode of the root. Raises `RoamError` for one that is not a directory of this user, `OSError` for none."""
+    found = os.stat(root, follow_symlinks=False)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise RoamError(f"{root} is not a directory of this user. Remove it, or set ROAM_DIR to another place.")
+    return found.st_mode

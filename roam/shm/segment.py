@@ -8,18 +8,22 @@ at creation and never a SIGBUS later.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import functools
 import os
+import signal
 import stat
 from pathlib import Path
 
 from ..errors import NoSpace, SegmentCorrupt
+from .descriptors import close_quietly
 from .header import Identity, pack_header, read_header
 from .layout import LANES, MAGIC, STATUS_OFFSET, STATUS_WORDS, Geometry, SegmentConfig
 from .reader import RingReader
 
-__all__ = ["SegmentFile", "boot_id", "process_start_ticks", "reserve_file"]
+__all__ = ["SegmentFile", "boot_id", "is_written", "process_start_ticks", "reserve_file"]
 
 
 @functools.cache
@@ -38,6 +42,23 @@ def process_start_ticks(pid: int) -> int:
     except OSError:
         return 0
     return int(text.rpartition(")")[2].split()[19])
+
+
+def is_written(fd: int) -> bool | None:
+    """Whether any process has the file open or mapped for writing, in whatever pid namespace and of whatever user;
+    None where that cannot be found out. `fd` is open for reading only, and so does not count.
+
+    The kernel counts writers, mappings among them, and grants a lease for reading only where there is none. The lease
+    is given back at once.
+    """
+    try:
+        # Whoever opens the file in between breaks the lease, and the signal for that would end this process.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        return True if error.errno == errno.EAGAIN else None
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
 
 
 def reserve_file(path: Path, size_bytes: int) -> int:
@@ -128,12 +149,19 @@ class SegmentFile:
             return b""
 
     def write(self, offset: int, data: bytes) -> None:
-        """Store bytes of the host's own areas."""
-        os.pwrite(self.fd, data, offset)
+        """Store bytes of the host's own areas. Raises `SegmentCorrupt` where the file does not take them."""
+        try:
+            os.pwrite(self.fd, data, offset)
+        except OSError as error:
+            raise SegmentCorrupt(
+                path=self.path, offset=offset, why=f"it cannot be written: {error.strerror}"
+            ) from error
 
     def store_word(self, index: int, value: int) -> None:
-        """Store one of the host's words. A torn store is possible and harmless: see `HostWord`."""
-        os.pwrite(self.fd, value.to_bytes(8, "little"), index * 8)
+        """Store one of the host's words. A store that is torn or refused is harmless: see `HostWord`."""
+        # An error here would cost the records that the caller has just read.
+        with contextlib.suppress(OSError):
+            os.pwrite(self.fd, value.to_bytes(8, "little"), index * 8)
 
     def status_words(self) -> list[int]:
         """A copy of all status words, in the order of `StatusWord` from `STATE`; zeros where the file is too short."""
@@ -162,5 +190,4 @@ class SegmentFile:
         """Close the descriptor. The file stays."""
         # Forgotten first: a free number may belong to somebody else at once, also in a forked child.
         fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        close_quietly(fd)

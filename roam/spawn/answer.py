@@ -109,7 +109,10 @@ class Answer:
 
     def settle(self) -> None:
         """Keep a small answer in memory and close the file, so that handles of dead cells hold no descriptors."""
-        body = os.pread(self._fd, _SETTLED_BYTES + 1, self._offset)
+        try:
+            body = os.pread(self._fd, _SETTLED_BYTES + 1, self._offset)
+        except OSError:
+            return  # whoever loads the value is told
         if len(body) <= _SETTLED_BYTES:
             self._body = body
             self.close()
@@ -125,7 +128,15 @@ class Answer:
 
 
 def read(fd: int, length: int) -> Answer | None:
-    """Host side: the answer of `length` bytes in `fd`, or None if the file does not hold one. Takes over `fd` if it does."""
+    """Host side: the answer of `length` bytes in `fd`, or None if the file does not hold one, or cannot be read. Takes
+    over `fd` if it does."""
+    try:
+        return _read(fd, length)
+    except OSError:
+        return None
+
+
+def _read(fd: int, length: int) -> Answer | None:
     prefix_bytes = os.pread(fd, _PREFIX.size, 0)
     if length < _PREFIX.size or len(prefix_bytes) < _PREFIX.size or os.fstat(fd).st_size < length:
         return None

@@ -308,12 +308,15 @@ class Cell:
     def _examine(self, remains: Remains) -> CellExit:
         launched = self._launched
         assert launched is not None
-        found = status.take(launched.pid, launched.pidfd, launched.relay_fd)
-        if launched.relay_fd is not None:
-            os.close(launched.relay_fd)
-        lifeline.release()
-        if self._feed is not None:
-            self._feed.finish(_STDERR_S)
+        try:
+            found = status.take(launched.pid, launched.pidfd, launched.relay_fd)
+        finally:
+            # Whatever comes of it: what is not let go of here stays as long as this process.
+            if launched.relay_fd is not None:
+                os.close(launched.relay_fd)
+            lifeline.release()
+            if self._feed is not None:
+                self._feed.finish(_STDERR_S)
         if remains.result_length is not None:
             self._answer = answer.read(self._answer_fd, remains.result_length)
         if self._answer is None:

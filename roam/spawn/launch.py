@@ -7,9 +7,11 @@ Nothing larger than a few hundred bytes goes through a pipe, and no call here wa
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pickle
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -107,7 +109,7 @@ def _spawn(start: Start) -> Launched:
     )
     # The collector watches the process; left as it is, this object would reap it.
     child.returncode = 0
-    return Launched(child.pid, os.pidfd_open(child.pid), None)
+    return Launched(child.pid, _pidfd_of_child(child.pid), None)
 
 
 def _fork_by_server(start: Start) -> Launched:
@@ -157,8 +159,8 @@ def _ask_server(start: Start, handover: Handover) -> Launched:
 def _is_open(fd: int) -> bool:
     try:
         os.fstat(fd)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno != errno.EBADF
     return True
 
 
@@ -208,7 +210,17 @@ def _fork(start: Start) -> Launched:
         pid = os.fork()
     if pid == 0:
         live(handover, start.head, start.call)
-    return Launched(pid, os.pidfd_open(pid), None)
+    return Launched(pid, _pidfd_of_child(pid), None)
+
+
+def _pidfd_of_child(pid: int) -> int:
+    """Hold on to a child that was just started. Raises OSError where that is not possible, and then there is no child."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 @contextlib.contextmanager

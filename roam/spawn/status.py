@@ -45,10 +45,7 @@ def take(pid: int, pidfd: int, relay_fd: int | None, *, reap: bool = True) -> St
     """
     # r[impl spawn.status]
     if pidfd < 0:
-        return Status()  # it was gone before anybody could ask for one
-    if pidfd < 0:
-        # It was gone before anybody could hold on to it.
-        return Status()
+        return Status()  # it was gone before anybody could hold on to it
     if relay_fd is None:
         return _of_child(pid, pidfd, reap) or Status(_from_pidfd(pidfd))
     cpu_s = _zombie_cpu_s(pid)

@@ -9,13 +9,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import HostClosed, SpawnFailed, UnsupportedPlatform
 from ..postmortem import check_dump_dir, default_dump_dir
+from ..shm.descriptors import close_quietly
 from ..stage import Stage
 from ..tracing import host as hosts
 from ..tracing.host import TracingHost
@@ -23,10 +24,14 @@ from ..tracing.link import PeerLink
 from . import kin, launch, lifeline, main_module, stdio, surroundings
 from .cell import Cell
 from .handover import Handover
+from .orphans import salvage_orphans
 from .parcel import Parcel
 from .registered import RegisteredPeer
 
 __all__ = ["TracingHost", "close_default_host", "default_host", "spawn_cell"]
+
+_STDERR_S = 1.0
+"""How long a start that failed waits for what the process has printed."""
 
 _counter = itertools.count(1)
 _lock = threading.RLock()
@@ -61,12 +66,12 @@ def spawn_cell(
         raise HostClosed("spawn_cell")
     target_name = _name_of(target)
     name = name if name is not None else f"{target_name.rpartition('.')[2].strip('<>')}-{next(_counter)}"
-    head = _head(name, method)
     call = (target, args, dict(kwargs or {}))
-    cell = Cell(name=name, host=host, start_method=method, target_name=target_name)
-    # r[impl spawn.unsendable] Before anything is reserved.
-    parcel = _pack(method, head, call)
-    with contextlib.ExitStack() as undo:
+    with _refusals_told(name), contextlib.ExitStack() as undo:
+        head = _head(name, method)
+        cell = Cell(name=name, host=host, start_method=method, target_name=target_name)
+        # r[impl spawn.unsendable] Before anything is reserved.
+        parcel = _pack(method, head, call)
         undo.callback(parcel.close)
         link = host.register_peer(name, owner=cell)
         undo.callback(link.abandon)
@@ -84,8 +89,8 @@ def spawn_cell(
             head=head,
             call=call,
         )
-        launched = _launch(name, stderr_path, start)
-        cell.adopt(link, stdio.follow(stderr_path), parcel.detach(), launched)
+        feed, launched = _launch(stderr_path, undo, start)
+        cell.adopt(link, feed, parcel.detach(), launched)
         undo.pop_all()
     link.started(launched.pid, launched.pidfd)
     return cell
@@ -125,14 +130,26 @@ def _pack(method: str, head: dict[str, Any], call: tuple[Any, ...]) -> Parcel:
     return Parcel.pack(method, head, call, main_is_importable=head["main"] is not None, first_index=Handover.FD_COUNT)
 
 
-def _launch(name: str, stderr_path: Path, start: Callable[..., launch.Start]) -> launch.Launched:
+def _launch(
+    stderr_path: Path, undo: contextlib.ExitStack, start: Callable[..., launch.Start]
+) -> tuple[stdio.Feed, launch.Launched]:
     stderr_fd = stdio.create(stderr_path)
     try:
-        return launch.launch(start(stderr_fd=stderr_fd))
+        # Before there is a process: what is refused afterwards would leave one that nobody watches.
+        feed = stdio.follow(stderr_path)
+        undo.callback(feed.finish, _STDERR_S)
+        return feed, launch.launch(start(stderr_fd=stderr_fd))
+    finally:
+        close_quietly(stderr_fd)
+
+
+@contextlib.contextmanager
+def _refusals_told(name: str) -> Iterator[None]:
+    """What the kernel refuses before there is a process is a failed start."""
+    try:
+        yield
     except (launch.LaunchFailed, OSError) as error:
         raise SpawnFailed(name=name, stage=Stage.EXEC.label, exit=None, detail=str(error)) from error
-    finally:
-        os.close(stderr_fd)
 
 
 def _name_of(target: Any) -> str:
@@ -182,7 +199,9 @@ class _Undertaker:
     """What stands above every host of this process."""
 
     def prepare(self, dump_dir: Path | None) -> Path:
-        return check_dump_dir(dump_dir if dump_dir is not None else default_dump_dir())
+        directory = check_dump_dir(dump_dir if dump_dir is not None else default_dump_dir())
+        salvage_orphans(directory)
+        return directory
 
     def adopt(self, link: PeerLink) -> None:
         keeper: Any = link._keeper

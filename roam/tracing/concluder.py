@@ -33,14 +33,17 @@ class Concluder:
 
     def _run(self) -> None:
         while (link := self._links.get()) is not None:
-            try:
-                remains = link.remains()
-                if link.owner is not None:
-                    link.owner.conclude(remains)
-                else:
-                    link.discard()
-            except Exception:
-                report_defect()
-            finally:
-                self._bury(link)
-                link.close()
+            for step in (_conclude, self._bury, PeerLink.close):
+                try:
+                    step(link)
+                except Exception:
+                    # Whatever fails, whoever joined the link goes on, and the next link is concluded.
+                    report_defect()
+
+
+def _conclude(link: PeerLink) -> None:
+    remains = link.remains()
+    if link.owner is not None:
+        link.owner.conclude(remains)
+    else:
+        link.discard()

@@ -37,7 +37,7 @@ from .link import PeerLink
 from .peer import PeerOwner, Undertaker
 from .peers import PeerTable
 from .records import Peer, TaggedRecord
-from .reservation import reserve_link
+from .reservation import refusals_told, reserve_link
 from .statistics import HostStatistics
 from .subscription import Subscription
 
@@ -92,8 +92,8 @@ class TracingHost:
         self._state = "open"
         self._emitter: Emitter
         self._own: PeerLink | None = None
-        self._run = RunDirectory.create()
-        with contextlib.ExitStack() as undo:
+        self._run = RunDirectory.create(self.dump_dir)
+        with refusals_told(), contextlib.ExitStack() as undo:
             undo.callback(self._run.remove)
             self._fan_out = FanOut(forward=forward, config=self._config)
             undo.callback(self._fan_out.close)

@@ -6,6 +6,7 @@ numbers, under the link's lock. Failure: damaged or truncated segments become co
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
@@ -15,6 +16,7 @@ from typing import Protocol, TypeAlias
 
 from ..clock import ClockAnchor
 from ..exit import CellExit
+from ..shm.descriptors import close_quietly
 from ..shm.doorbell import DoorbellPair
 from ..shm.layout import LANES, HostWord, StatusWord
 from ..shm.mailbox import MailboxWriter
@@ -171,8 +173,7 @@ class PeerLink:
         """The process has its own copy of the doorbell now; only then does its death close the socket."""
         with self._lock:
             fd, self._cell_fd = self._cell_fd, -1
-            if fd >= 0:
-                os.close(fd)
+            close_quietly(fd)
 
     # What the collector does.
 
@@ -363,24 +364,26 @@ class PeerLink:
             if self._last is None and self.segment.fd >= 0:
                 self.remains()
         for suffix in ("segment", "fault", "stderr"):
-            (self.run_path / f"{self.stem}.{suffix}").unlink(missing_ok=True)
+            # What cannot be removed stays, and the run directory with it; the end goes on all the same.
+            with contextlib.suppress(OSError):
+                (self.run_path / f"{self.stem}.{suffix}").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close every descriptor; the files stay unless `discard` removed them."""
-        with self._lock:
-            if self._last is None and self.segment.fd >= 0:
-                self.remains()
-            self.close_cell_end()
-            # Forgotten first: a number that is free may belong to a cell that another thread forks just now.
-            fds = (self.doorbell_fd, self._fault_fd, self.pidfd)
-            self.doorbell_fd = self._fault_fd = self.pidfd = -1
-            for fd in fds:
-                if fd >= 0:
-                    os.close(fd)
-            self.segment.close()
-            if self.owner is not None:
-                # A remembered peer must not keep its owner, and with it a result of any size.
-                self._ended, self.owner = (self.owner.exit, self.owner.dump_path), None
+        try:
+            with self._lock:
+                if self._last is None and self.segment.fd >= 0:
+                    self.remains()
+                self.close_cell_end()
+                # Forgotten first: a number that is free may belong to a cell that another thread forks just now.
+                fds = (self.doorbell_fd, self._fault_fd, self.pidfd)
+                self.doorbell_fd = self._fault_fd = self.pidfd = -1
+                close_quietly(*fds)
+                self.segment.close()
+                if self.owner is not None:
+                    # A remembered peer must not keep its owner, and with it a result of any size.
+                    self._ended, self.owner = (self.owner.exit, self.owner.dump_path), None
+        finally:
             self.concluded.set()
 
     def forget(self) -> None:
@@ -392,9 +395,4 @@ class PeerLink:
             return
         fds = (self.doorbell_fd, self._cell_fd, self._fault_fd, self.pidfd, self.segment.fd)
         self.doorbell_fd = self._cell_fd = self._fault_fd = self.pidfd = self.segment.fd = -1
-        for fd in fds:
-            if fd >= 0:
-                try:
-                    os.close(fd)
-                except OSError:
-                    continue
+        close_quietly(*fds)

@@ -105,7 +105,8 @@ class Undertaker(Protocol):
     """What stands above a host: where dumps go, and who owns a peer that was registered without an owner."""
 
     def prepare(self, dump_dir: Path | None) -> Path:
-        """Choose and check the directory for dumps. Raises `DumpError` if nothing can be written there."""
+        """Choose and check the directory for dumps, and salvage what killed hosts have left. Raises `DumpError` if nothing
+        can be written there."""
         ...
 
     def adopt(self, link: PeerLink) -> None:

@@ -7,8 +7,10 @@ import functools
 import os
 import platform
 import secrets
+from collections.abc import Iterator
 
 from ..clock import ClockAnchor
+from ..errors import RoamError
 from ..shm.doorbell import DoorbellPair
 from ..shm.header import Identity
 from ..shm.layout import SegmentConfig
@@ -18,9 +20,21 @@ from .link import LinkKeeper, PeerLink
 from .peer import PeerOwner
 from .records import Peer
 
-__all__ = ["reserve_link"]
+__all__ = ["refusals_told", "reserve_link"]
 
 VERSION = "0.1.0"
+
+
+@contextlib.contextmanager
+def refusals_told() -> Iterator[None]:
+    """Turn what the kernel refuses to a host that starts into a `RoamError`."""
+    try:
+        yield
+    except OSError as error:
+        raise RoamError(
+            f"no host can be made: {error.strerror or error}. Look at the limits of this process (`ulimit -a`), and set "
+            "ROAM_DIR to a file system that is sound."
+        ) from error
 
 
 def reserve_link(
