@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from roam.shm.layout import PAGE_HEAD_BYTES, RECORD_HEAD_BYTES
-from roam.shm.reader import Gap
+from roam.shm.reader import RETRIES, Gap
 from tests.lanes import Lane, append, count_lost, record_bytes, records_of
 
 
@@ -78,6 +78,31 @@ def test_an_overtaken_reader_goes_on_at_the_oldest_page(page_count, unread):
     assert {"overwritten"} >= {item.cause for item in found if isinstance(item, Gap)}
     assert (4 + unread, len(resident), unread - len(resident)) == measured
     assert (4 + unread, 0, 0) == lane.reader.measure()
+
+
+def test_a_lap_during_the_look_at_all_pages_is_no_damage():
+    """Pages that were overwritten while the headers were read, one by one, are reported as overwritten."""
+    lane = Lane(128, 3)
+    lane.fill(1)
+    heads = []
+
+    def read(offset, size):
+        data = Lane.read(lane, offset, size)
+        heads.append(offset)
+        if heads.count(lane.base(0)) == 2 and lane.writer.emitted == 1:
+            # The look at all pages has seen the first; now the writer fills four and begins to turn the second slot.
+            lane.fill(7)
+            lane.buffer[lane.base(1) : lane.base(1) + 8] = bytes(8)
+        return data
+
+    found = []
+    for _ in range(RETRIES + 1):
+        found += lane.reader.poll()
+        lane.read = read
+        heads.clear()
+
+    assert list(range(4, 8)) == [seq for seq, _, _ in records_of(found)][1:]
+    assert [(1, 3, "overwritten")] == [(gap.first_seq, gap.count, gap.cause) for gap in found if isinstance(gap, Gap)]
 
 
 def test_gaps_stand_where_the_records_are_missing():

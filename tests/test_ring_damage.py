@@ -89,6 +89,20 @@ def test_a_header_that_could_be_true_costs_no_other_page(slot, more):
         assert lane.reader.next_seq == len(written) or page_no == 5
 
 
+# r[verify shm.reader.resume]
+@pytest.mark.parametrize(("earlier", "claimed"), [(5, 6), (12, 13), (12, 2**20)])
+def test_a_page_that_says_it_begins_earlier_costs_no_later_one(earlier, claimed):
+    """The header of the last page but one claims an early sequence and so many records that it could go on from there."""
+    lane = Lane(128, 8, offset=0)
+    written = lane.fill(16)
+    page_no, first_seq, _, end = lane.page(6)
+    PAGE_HEAD.pack_into(lane.buffer, lane.base(6), page_no, first_seq - earlier, claimed << 32 | end)
+    found = drain(lane)
+
+    assert set(records_of(found)) <= set(written)
+    assert set(span(lane.page(7))) <= {seq for seq, _, _ in records_of(found)}
+
+
 def test_losses_that_were_none_cost_no_later_record():
     """A living page claims three records too many until they are counted as lost; those that then get their sequences
     are gone, and the next ones arrive."""

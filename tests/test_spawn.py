@@ -23,6 +23,7 @@ import pytest
 import roam
 from roam.errors import CannotSend, CellCrashed, CellFailed, HostClosed, SpawnFailed
 from roam.exit import ExitKind
+from roam.spawn import stdio
 from roam.stage import Stage
 from tests.support import wait_until
 
@@ -745,3 +746,27 @@ def test_leaving_the_host_stops_its_cells(method, tmp_path):
         cell = roam.spawn_cell(wait_for_stop, start_method=method, host=host)
 
     assert cell.exit.kind is ExitKind.STOPPED
+
+
+# r[verify spawn.stderr]
+def test_a_cell_that_floods_its_standard_error_keeps_no_other_waiting(tmp_path, monkeypatch):
+    """While one file has more to copy than ever ends, what stands in another is copied."""
+    endless, short = tmp_path / "endless", tmp_path / "short"
+    endless.write_bytes(b"x" * stdio._TURN_BYTES)
+    short.write_bytes(b"a word of another cell")
+    arrived = threading.Event()
+
+    def take(data):
+        if data.startswith(b"a word"):
+            arrived.set()
+        elif not arrived.is_set():
+            with endless.open("ab") as file:
+                file.write(data)
+
+    monkeypatch.setattr(stdio, "_write_to_terminal", take)
+    feeds = [stdio.follow(endless), stdio.follow(short)]
+    has_arrived = arrived.wait(WAIT_S)
+    arrived.set()
+    finished = [feed.finish(WAIT_S) for feed in feeds]
+    assert has_arrived
+    assert all(finished)

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 import roam.shm.ring
-from roam.shm.layout import BULK, LIFE, VITAL
+from roam.shm.layout import BULK, LIFE, VITAL, HostWord
 from roam.shm.spans import SpanTable
 from roam.shm.writer import Outcome
 from tests.lanes import Bench
@@ -99,12 +99,14 @@ def test_a_fork_that_python_did_not_see_writes_nothing():
     bench.writer.write(BULK, b"before", 0)
     table = SpanTable(bench.memory, bench.words, offset=bench.geometry.spans_offset, slots=1)
     handle = table.open(b"span", 1)
+    bench.words[HostWord.GENERATION] = 1
     before = bench.mapping[:]
     pid = ctypes.PyDLL(None).fork()
     if not pid:
         table.close(handle)
+        bench.writer.acknowledge(1)
         os._exit(bench.writer.write(BULK, b"child", 0))
     assert Outcome.DROPPED == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert before == bench.mapping[:]
-    bench.writer.write(BULK, b"parent", 0)
+    bench.writer.write(BULK, b"parent", 1)
     assert [b"before", b"parent"] == bench.payloads()

@@ -188,10 +188,10 @@ def decode(data: bytes, path: str) -> Decoded:
     damage: list[str] = []
     nonce = _nonce(data, path, damage)
     parts = _Parts()
-    for name, at, body, crc in _sections(data, nonce, damage):
+    for name, at, body, is_sound in _sections(data, nonce, damage):
         parts.seen[name] += 1
         parts.last = name
-        _take(parts, name, at, body, crc, damage)
+        _take(parts, name, at, body, is_sound, damage)
     meta: Meta | None = parts.values.get("meta")
     if meta is None:
         raise DumpError(path=path, why="nothing in it says whose post-mortem it is", remedy="It is damaged beyond use.")
@@ -244,8 +244,9 @@ def _nonce(data: bytes, path: str, damage: list[str]) -> bytes:
     return data[_HEAD.size : _HEAD.size + len(nonce)]
 
 
-def _sections(data: bytes, nonce: bytes, damage: list[str]) -> Iterator[tuple[str, int, bytes, int]]:
-    """Every section with a sound head: name, offset, body (shorter than it should be at the end of a cut file), checksum."""
+def _sections(data: bytes, nonce: bytes, damage: list[str]) -> Iterator[tuple[str, int, bytes, bool]]:
+    """Every section with a sound head: name, offset, body (shorter than it should be where bytes are missing), and whether
+    its checksum is right."""
     position, count = _HEAD.size, 0
     while position < len(data):
         count += 1
@@ -257,11 +258,20 @@ def _sections(data: bytes, nonce: bytes, damage: list[str]) -> Iterator[tuple[st
             continue
         name, length, crc = found
         start = position + _SECTION.size
+        stop = start + length
         # Slicing stops at the end of the data, whatever the length claims.
-        yield name, position, data[start : start + length], crc
-        if start + length > len(data):
+        body = data[start:stop]
+        is_sound = crc32(body) == crc
+        if not is_sound:
+            # Where bytes of it are missing the next section begins before the length says.
+            following = _next_section(data, position, nonce)
+            if following < min(stop, len(data)):
+                stop = following
+                body = data[start:stop]
+        yield name, position, body, is_sound
+        if stop > len(data):
             damage.append(f"section {name} at {position} is cut off")
-        position = start + length
+        position = stop
 
 
 def _section_at(data: bytes, position: int, nonce: bytes) -> tuple[str, int, int] | None:
@@ -283,8 +293,7 @@ def _next_section(data: bytes, position: int, nonce: bytes) -> int:
     return len(data)
 
 
-def _take(parts: _Parts, name: str, at: int, body: bytes, crc: int, damage: list[str]) -> None:
-    is_sound = crc32(body) == crc
+def _take(parts: _Parts, name: str, at: int, body: bytes, is_sound: bool, damage: list[str]) -> None:
     if name == "chunk":
         _take_chunk(parts, at, body, is_sound, damage)
     elif not is_sound:

@@ -195,10 +195,19 @@ class RingReader:
         if here is not None and here.page_no == self._page_no and here.records > self._index and self._is_sound(here):
             # This page got its last records after it was looked at, and before the next one was begun.
             return True
-        was_lapped = survivors.newest_page_no >= best.page_no - 2 + self._page_count
+        lapping = best.page_no - 2 + self._page_count
+        was_lapped = survivors.newest_page_no >= lapping or (not final and self._is_reached(lapping))
         self._skip_to(best.first_seq, "overwritten" if was_lapped else "corrupt", found)
         self._enter(best)
         return True
+
+    def _is_reached(self, page_no: int) -> bool:
+        """Whether the writer has come to a page, perhaps while the headers were read one by one."""
+        heads: dict[int, _Head] = {}
+        # Two neighbours are not turned at once; a fast writer may turn the one, then the other, in front of each look.
+        for other in (page_no, page_no + 1) * 3:
+            self._note(heads, self._read_head(other), (other - 1) % self._page_count)
+        return max(heads, default=0) >= page_no
 
     def _choose(self, survivors: _Survivors) -> _Head | None:
         """The oldest page that can be believed. One that cannot is given time, like a damaged record, then left out until
@@ -319,10 +328,13 @@ class RingReader:
         if head is None:
             return
         ahead = head.page_no - self._page_no
+        begun = head.first_seq - (self.next_seq - self._index)
+        # Where the page at the position really begins is not known: its header may have lied about it.
+        slack = self._index if ahead else 0
         if (
             ahead >= 0
             and (head.page_no - 1) % self._page_count == slot
-            and ahead <= head.first_seq - (self.next_seq - self._index) <= ahead * self._most_records
+            and ahead <= begun <= ahead * self._most_records + slack
             and head.records <= self._most_records
             and PAGE_HEAD_BYTES <= head.end <= self._page_bytes
         ):

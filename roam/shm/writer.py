@@ -193,6 +193,8 @@ class SegmentWriter:
 
     def acknowledge(self, generation: int) -> None:
         """Say that every later record is judged by `generation`, if it is still the one in force."""
+        if not self._is_owner():
+            return
         try:
             self._acquire()
             if self._state == _IDLE:
@@ -302,16 +304,20 @@ class SegmentWriter:
 
     def _settle(self) -> None:
         """Write what nested calls queued, and what is queued meanwhile."""
-        nested = self._nested
         self._state = _BUSY
         try:
-            while nested:
-                self._write_nested(nested[0])
-                del nested[0]
+            # A loop would not be safe in here: CPython 3.12 and later leave its backward jump outside of the `try`.
+            self._write_queue()
         except BaseException:
             self._state = _UNSETTLED
             raise
         self._state = _IDLE
+
+    def _write_queue(self) -> None:
+        nested = self._nested
+        while nested:
+            self._write_nested(nested[0])
+            del nested[0]
 
     def _write_nested(self, nested: _Nested) -> None:
         lane = nested.lane

@@ -17,6 +17,8 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from ..shm.descriptors import close_quietly
+
 __all__ = ["Feed", "create", "follow"]
 
 KEPT_BYTES = 64 << 10
@@ -25,6 +27,8 @@ CUT_ABOVE_BYTES = 1 << 20
 """Copied text beyond `KEPT_BYTES` is punched out each time it has grown by this much."""
 
 _COPY_BYTES = 64 << 10
+_TURN_BYTES = 1 << 20
+"""What is copied of one file before the others have their turn."""
 _FALLBACK_MS = 100
 _IN_MODIFY = 2
 _IN_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
@@ -58,21 +62,25 @@ class Feed:
         self._copied = 0
         self._punched = 0
 
-    def copy(self) -> None:
-        """Copy what is new. Errors of either side end the copying, not the thread."""
+    def copy(self) -> bool:
+        """Copy what is new, up to a turn's worth: others wait, too. True if there may be more. Errors of either side
+        end the copying, not the thread."""
         if self._fd < 0:
             with contextlib.suppress(OSError):
                 self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        while self._fd >= 0:
+        until = self._copied + _TURN_BYTES
+        data = b""
+        while self._fd >= 0 and self._copied < until:
             try:
                 data = os.pread(self._fd, _COPY_BYTES, self._copied)
             except OSError:
-                return
+                return False
             if not data:
                 break
             _write_to_terminal(data)
             self._copied += len(data)
         self._cut()
+        return bool(data)
 
     def _cut(self) -> None:
         until = (self._copied - KEPT_BYTES) & ~4095
@@ -83,8 +91,7 @@ class Feed:
     def close(self) -> None:
         """Let go of the file."""
         fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        close_quietly(fd)
         self.done.set()
 
     def finish(self, timeout_s: float) -> bool:
@@ -119,9 +126,11 @@ class _Tee:
 
     def add(self, feed: Feed) -> None:
         with self._lock:
+            if self._thread is None:
+                # First, because it can be refused: a feed that its owner does not get would never leave.
+                self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             self._joining.append(feed)
             if self._thread is None:
-                self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
                 self._thread = threading.Thread(target=self._run, args=(self._wake_fd,), name="roam-tee", daemon=True)
                 self._thread.start()
             else:
@@ -146,32 +155,42 @@ class _Tee:
         if watch.fd >= 0:
             poll.register(watch.fd, select.POLLIN)
         feeds: dict[int, Feed] = {}
+        behind: set[int] = set()
         try:
             while True:
-                self._admit(feeds, watch)
-                if not self._dismiss(feeds, watch, wake_fd):
+                # Counted first: whoever leaves by now has joined before, and is admitted before it is dismissed.
+                leaving = len(self._leaving)
+                behind |= self._admit(feeds, watch)
+                if not self._dismiss(leaving, feeds, watch, wake_fd):
                     return
-                ready = {fd for fd, _ in poll.poll(None if watch.fd >= 0 else _FALLBACK_MS)}
+                behind &= feeds.keys()
+                idle_ms = None if watch.fd >= 0 else _FALLBACK_MS
+                ready = {fd for fd, _ in poll.poll(0 if behind or self._leaving else idle_ms)}
                 if wake_fd in ready:
                     with contextlib.suppress(BlockingIOError):
                         os.eventfd_read(wake_fd)
-                for key in watch.changed() if watch.fd >= 0 else list(feeds):
-                    if key in feeds:
-                        feeds[key].copy()
+                due = behind | (watch.changed() if watch.fd >= 0 else feeds.keys())
+                behind = {key for key in due if key in feeds and feeds[key].copy()}
         finally:
             watch.close()
 
-    def _admit(self, feeds: dict[int, Feed], watch: _Watch) -> None:
+    def _admit(self, feeds: dict[int, Feed], watch: _Watch) -> set[int]:
+        """Watch those who join. Returns their keys: what they wrote before they were watched is still to be copied."""
+        keys = set()
         while self._joining:
             feed = self._joining.popleft()
-            feeds[watch.add(feed.path)] = feed
-            feed.copy()  # what was written before it was watched
+            key = watch.add(feed.path)
+            feeds[key] = feed
+            keys.add(key)
+        return keys
 
-    def _dismiss(self, feeds: dict[int, Feed], watch: _Watch, wake_fd: int) -> bool:
-        """Finish those who leave. False when nobody is left and the thread ends."""
-        while self._leaving:
+    def _dismiss(self, count: int, feeds: dict[int, Feed], watch: _Watch, wake_fd: int) -> bool:
+        """Finish the first `count` of those who leave. False when nobody is left and the thread ends."""
+        for _ in range(count):
             leaving = self._leaving.popleft()
-            leaving.copy()
+            if leaving.copy():
+                self._leaving.append(leaving)
+                continue
             leaving.close()
             for key in [key for key, feed in feeds.items() if feed is leaving]:
                 watch.remove(key)
@@ -210,7 +229,7 @@ class _Watch:
 
     def changed(self) -> set[int]:
         keys: set[int] = set()
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(OSError):
             data = os.read(self.fd, 64 << 10)
             at = 0
             while at < len(data):

@@ -91,10 +91,11 @@ class Emitter:
     def refresh(self) -> int:
         """Take the configuration in force, if it can be read, and acknowledge it. Returns the generation word judged by."""
         # One thread at a time, so that what is in force only ever becomes newer.
-        if not self._refreshing.acquire(timeout=self._patience_s):
-            self._patience_s = 0.0
-            return self.generation
         try:
+            # Inside the block: a signal handler that raises directly after it must not leave the lock taken.
+            if not self._refreshing.acquire(timeout=self._patience_s):
+                self._patience_s = 0.0
+                return self.generation
             seen = self.words[_GENERATION]
             found = read_config(self._memory, self.words)
             config = _parse(found[1]) if found is not None else None
@@ -110,7 +111,10 @@ class Emitter:
                 self.thresholds = capture.thresholds
                 self.generation = generation
         finally:
-            self._refreshing.release()
+            try:  # noqa: SIM105 – `suppress` is Python code, and could be interrupted before the release
+                self._refreshing.release()
+            except RuntimeError:
+                pass  # not taken: waiting for it was given up, or interrupted
         self.writer.acknowledge(generation)
         return generation
 
