@@ -15,44 +15,22 @@ import time
 from collections.abc import Iterator
 from typing import NoReturn
 
-from roam.clock import ClockAnchor
-from roam.shm.header import Identity
-from roam.shm.layout import BULK, PAGE_HEAD, PAGE_HEAD_BYTES, Geometry, SegmentConfig
+from roam.shm.layout import BULK, PAGE_HEAD, PAGE_HEAD_BYTES
 from roam.shm.mapping import MappedSegment
 from roam.shm.reader import Chunk, Gap, RingReader
 from roam.shm.segment import SegmentFile
 from roam.shm.writer import SegmentWriter
 
+from .dead_lane import IDENTITY, PAGE_BYTES, body_of, check_stream, geometry_of, reader_of
 from .goal import Broken, Case, Goal, Tally, expect
 from .tape import Tape, TapeEnded, pack, unpack
 
 __all__ = ["RandomKills"]
 
 PAGE_COUNTS = (4, 16, 64)
-PAGE_BYTES = 1024
 LONGEST_S = 0.012
 KILLS_OF_A_CASE = 10
 """One segment's worth of kills is a case; a shard takes a case at a time."""
-
-IDENTITY = Identity(
-    peer_id=1,
-    epoch=1,
-    name="writer",
-    nonce=bytes(16),
-    host_pid=os.getpid(),
-    host_start_ticks=0,
-    boot_id=bytes(16),
-    anchor=ClockAnchor(0, 0),
-    roam_version="",
-    python_version="",
-)
-
-_FILLING = bytes(range(256))
-
-
-def body_of(seq: int) -> bytes:
-    """The record with this sequence: of 8 to 207 bytes, different for each."""
-    return seq.to_bytes(8, "little") + _FILLING[: seq * 37 % 200]
 
 
 class RandomKills(Goal):
@@ -108,23 +86,6 @@ class RandomKills(Goal):
         except TapeEnded:
             return
         check_stream(found, unpack(case["lane"]), case["acked"], case["started"])
-
-
-def geometry_of(pages: int) -> Geometry:
-    """Pages of 1 KiB: a page turn every eight records or so."""
-    return Geometry(
-        SegmentConfig(
-            page_bytes=PAGE_BYTES, life_pages=2, vital_pages=2, bulk_pages=pages, record_bytes=256, span_slots=1
-        )
-    )
-
-
-def reader_of(pages: int, read: Tape | object) -> RingReader:
-    """The shipped reader of the bulk lane."""
-    geometry = geometry_of(pages)
-    return RingReader(
-        read, lane=BULK, offset=geometry.lane_offsets[BULK], page_bytes=PAGE_BYTES, page_count=geometry.lane_pages[BULK]
-    )
 
 
 class _Kill:
@@ -204,38 +165,3 @@ def _write_until_killed(fd: int, words: memoryview) -> NoReturn:
             words[1] = seq
     finally:
         os._exit(1)
-
-
-def check_stream(found: list[Chunk | Gap], lane: bytes, acked: int, started: int) -> int:
-    """Hold what was found against what was written, the dead lane, and the two words. Returns how many were committed."""
-    next_seq = 0
-    delivered = set()
-    overwritten_below = _oldest_resident(lane)
-    for item in found:
-        expect(item.first_seq == next_seq, f"{item.first_seq} after {next_seq - 1}: out of order, or twice, or skipped")
-        next_seq += item.count
-        if isinstance(item, Gap):
-            expect(item.cause == "overwritten", f"{item.count} records from {item.first_seq} on are {item.cause}")
-            expect(next_seq <= overwritten_below, f"{item} is lost, and {overwritten_below} is the oldest there is")
-            continue
-        records = list(item)
-        expect(len(records) == item.count, f"{item.count} records announced, {len(records)} there")
-        for seq, _, payload in records:
-            expect(payload == body_of(seq), f"record {seq} is torn: {payload!r}")
-            delivered.add(seq)
-    resident = {seq for seq in _residents(lane) if seq not in delivered}
-    expect(not resident, f"committed, in the dead lane, and not delivered: {sorted(resident)[:10]}")
-    expect(acked <= next_seq <= started, f"{acked} acknowledged, {next_seq} found, {started} begun")
-    return next_seq
-
-
-def _residents(lane: bytes) -> Iterator[int]:
-    """The sequences that the page headers of a dead lane claim; read without any of the shipped code."""
-    for at in range(0, len(lane), PAGE_BYTES):
-        page_no, first_seq, commit = (int.from_bytes(lane[at + k : at + k + 8], "little") for k in (0, 8, 16))
-        if page_no:
-            yield from range(first_seq, first_seq + (commit >> 32))
-
-
-def _oldest_resident(lane: bytes) -> int:
-    return min(_residents(lane), default=0)
