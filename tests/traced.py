@@ -100,3 +100,12 @@ def encode_number(number: int) -> bytes:
 def decode_number(data: bytes) -> int:
     """For streams."""
     return int(data)
+
+
+def log_in_requests(users: list[int]) -> None:
+    """One line of plain `logging` at DEBUG inside of a span for each user, and one outside."""
+    log = logging.getLogger("lib")
+    for user in users:
+        with roam.span("request", user=user):
+            log.debug("of %s", user)
+    log.debug("of nobody")

@@ -26,8 +26,8 @@ class TracingConfig(_Settings):
     """What cells capture and what the host passes on. Immutable.
 
     `capture` is the filter that decides in the cell, `ROAM_FILTER` or `info` where it is not given. `forward` is the
-    filter for subscribers and the host's logging, where it should be narrower. Raises `FilterError` for a filter
-    that does not parse.
+    filter for subscribers and the host's logging, where it should be narrower; it cannot ask for spans. Raises
+    `FilterError` for a filter that does not parse.
     """
 
     __slots__ = ()
@@ -42,6 +42,8 @@ class TracingConfig(_Settings):
             capture = Filter(capture)
         if forward is not None and not isinstance(forward, Filter):
             forward = Filter(forward)
+        if forward is not None:
+            forward.require_targets_only()
         return super().__new__(cls, capture, forward, bool(span_events))
 
     def __getnewargs_ex__(self) -> tuple[tuple[Filter], dict[str, Any]]:

@@ -13,8 +13,7 @@ import sys
 import weakref
 from _thread import RLock, get_ident
 from collections.abc import Callable
-from contextvars import ContextVar
-from typing import Any, TypeAlias
+from typing import Any
 
 from ..errors import RoamError
 from ..shm.layout import BULK, LIFE, VITAL, HostWord
@@ -26,12 +25,11 @@ from ..stage import ExceptionText
 from .codec import describe_exception, encode_dropped, encode_event, encode_span_enter
 from .config import TracingConfig
 from .records import PRINTED, WARNING
+from .scope import Scope, active_scope
 
 __all__ = [
     "Emitter",
     "ExceptionArgument",
-    "SpanContext",
-    "active_span",
     "current_emitter",
     "exception_text",
     "install",
@@ -45,14 +43,6 @@ _REFRESH_S = 0.1
 
 ExceptionArgument = bool | BaseException | tuple[Any, Any, Any] | None
 """As `exc_info` in `logging`: True for the exception being handled, an exception, or what `sys.exc_info()` returns."""
-
-
-SpanContext: TypeAlias = tuple[bytes, bytes]
-"""What records inherit from the span they are in: its id and its trace's. A plain tuple, which is made in a tenth of
-the time of a named one."""
-
-active_span: ContextVar[SpanContext | None] = ContextVar("roam_active_span", default=None)
-"""The innermost open span of this context; None outside of all spans."""
 
 
 class Emitter:
@@ -74,7 +64,8 @@ class Emitter:
         )
         self._record_bytes = segment.config.record_bytes
         self._random = random.Random(os.urandom(16))
-        self.root: SpanContext = (self.new_span_id(), os.urandom(16))
+        self.root = Scope(self.new_span_id(), os.urandom(16))
+        """What stands around all spans."""
         self.generation = -1
         self.config = TracingConfig("info")
         self.filter = self.config.capture
@@ -124,7 +115,7 @@ class Emitter:
         """Whether a record would be written just now."""
         if self.words[_GENERATION] != self.generation:
             self.refresh()
-        return level >= self.filter.threshold(target)
+        return self.filter.admits(level, target, active_scope.get() or self.root)
 
     def event(
         self,
@@ -136,7 +127,11 @@ class Emitter:
         seen: int,
         flags: int = 0,
     ) -> None:
-        """Write an event that was judged while the generation word was `seen`."""
+        """Write an event that has reached its target's threshold while the generation word was `seen`."""
+        scope = active_scope.get() or self.root
+        judge = self.filter
+        if judge.is_contextual and not judge.admits(level, target, scope):
+            return
         exception = None
         # r[impl trace.lanes]
         lane = BULK if level < WARNING else VITAL
@@ -144,13 +139,12 @@ class Emitter:
             exception = exception_text(exc_info)
             if exception is not None:
                 lane = LIFE
-        span_id, trace_id = active_span.get() or self.root
         if target == "__mp_main__":
             target = "__main__"
         limit = self._record_bytes
         try:
             payload = encode_event(
-                level, target, message, fields, get_ident(), span_id, trace_id, exception, limit, flags
+                level, target, message, fields, get_ident(), scope.span_id, scope.trace_id, exception, limit, flags
             )
         except (RecursionError, MemoryError):
             # Raised by the call itself, before the encoder could catch anything.
@@ -159,30 +153,34 @@ class Emitter:
         if payload is None:
             self.writer.drop(lane, "oversize")
         elif self.writer.write(lane, payload, seen) == Outcome.STALE:
-            self._write_again(lane, payload, level, target)
+            self._write_again(lane, payload, level, target, scope)
 
-    def write_span(self, level: int, target: str, payload: bytes | None, seen: int) -> None:
-        """Write a span record, if the configuration in force wants it; the span may be older than that."""
-        threshold = self.thresholds.get(target)
-        if not self.config.span_events or level < (self.filter.threshold(target) if threshold is None else threshold):
+    def write_span(self, level: int, target: str, payload: bytes | None, seen: int, scope: Scope) -> None:
+        """Write a record of the span that is `scope`, if the configuration in force wants it; the span may be older."""
+        judge = self.filter
+        threshold = judge.thresholds.get(target)
+        if not self.config.span_events or level < (judge.threshold(target) if threshold is None else threshold):
+            return
+        if judge.is_contextual and not judge.admits(level, target, scope):
             return
         if payload is None:
             self.writer.drop(BULK, "oversize")
         elif self.writer.write(BULK, payload, seen) == Outcome.STALE:
-            self._write_again(BULK, payload, level, target, is_span=True)
+            self._write_again(BULK, payload, level, target, scope, is_span=True)
 
     def open_body(
-        self, level: int, target: str, name: str, fields: dict[str, Any], context: SpanContext, parent_id: bytes
+        self, level: int, target: str, name: str, fields: dict[str, Any], scope: Scope, parent_id: bytes
     ) -> tuple[bytes | None, bytes]:
         """The record that says a span was entered, and the same in the size of a slot of the open-span table."""
         thread = get_ident()
-        span_id, trace_id = context
         payload = encode_span_enter(
-            level, target, name, fields, thread, span_id, trace_id, parent_id, self._record_bytes
+            level, target, name, fields, thread, scope.span_id, scope.trace_id, parent_id, self._record_bytes
         )
         if payload is not None and len(payload) <= PAYLOAD_LIMIT:
             return payload, payload
-        body = encode_span_enter(level, target, name, fields, thread, span_id, trace_id, parent_id, PAYLOAD_LIMIT)
+        body = encode_span_enter(
+            level, target, name, fields, thread, scope.span_id, scope.trace_id, parent_id, PAYLOAD_LIMIT
+        )
         return payload, body or b""
 
     @property
@@ -196,7 +194,16 @@ class Emitter:
             exception = describe_exception(exc)
             # Whoever reports it goes on to print the traceback, as the interpreter does.
             payload = encode_event(
-                level, "roam.cell", message, fields, get_ident(), *self.root, exception, self._record_bytes, PRINTED
+                level,
+                "roam.cell",
+                message,
+                fields,
+                get_ident(),
+                self.root.span_id,
+                self.root.trace_id,
+                exception,
+                self._record_bytes,
+                PRINTED,
             )
             if payload is None:
                 self.writer.drop(LIFE, "oversize")
@@ -211,11 +218,13 @@ class Emitter:
                 return
         self.writer.drop(lane, "timed_out")
 
-    def _write_again(self, lane: int, payload: bytes, level: int, target: str, *, is_span: bool = False) -> None:
+    def _write_again(
+        self, lane: int, payload: bytes, level: int, target: str, scope: Scope, *, is_span: bool = False
+    ) -> None:
         """A configuration came between judging and writing: judge by the new one."""
         for _ in range(8):
             seen = self.refresh()
-            if level < self.filter.threshold(target) or (is_span and not self.config.span_events):
+            if (is_span and not self.config.span_events) or not self.filter.admits(level, target, scope):
                 return
             if self.writer.write(lane, payload, seen) != Outcome.STALE:
                 return
