@@ -15,17 +15,20 @@ from __future__ import annotations
 import mmap
 import time
 from _thread import RLock
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from zlib import crc32
 
 from .layout import CAUSES, LANES, Geometry, HostWord, StatusWord, announced_word, dropped_word
+from .overflow import DROP_OLDEST, LaneOverflow, Overflow
 from .ownership import ownership
 from .ring import RingWriter
 from .words import words_of
 
 __all__ = ["LockUnavailable", "Outcome", "SegmentWriter"]
 
+_NEWEST = CAUSES.index("newest")
+_TIMED_OUT = CAUSES.index("timed_out")
 _OVERSIZE = CAUSES.index("oversize")
 _NESTED = CAUSES.index("nested")
 _FINALIZING = CAUSES.index("finalizing")
@@ -51,9 +54,11 @@ class Outcome:
     STALE = 1
     """A newer configuration is in force: judge again."""
     DROPPED = 2
+    FULL = 3
+    """Nothing was written: the host has to take records first, and the lane's policy is to wait. See `await_room`."""
 
 
-_WRITTEN, _STALE, _DROPPED = Outcome.WRITTEN, Outcome.STALE, Outcome.DROPPED
+_WRITTEN, _STALE, _DROPPED, _FULL = Outcome.WRITTEN, Outcome.STALE, Outcome.DROPPED, Outcome.FULL
 
 
 class LockUnavailable(Exception):
@@ -128,7 +133,14 @@ class SegmentWriter:
             )
             for offset, pages in zip(geometry.lane_offsets, geometry.lane_pages, strict=True)
         ]
-        self._appends = [ring.append for ring in self.lanes]
+        self.overflow = LaneOverflow([DROP_OLDEST] * len(LANES), self.lanes, words)
+        """What happens where a lane is full of records that the host has not taken. Replaced as a whole."""
+
+    def plan_overflow(self, policies: Sequence[Overflow]) -> LaneOverflow:
+        """What to store into `overflow` for these policies, lane by lane; the same if they are in force already."""
+        if tuple(policies) == self.overflow.policies:
+            return self.overflow
+        return LaneOverflow(policies, self.lanes, self._words)
 
     def write(self, lane: int, payload: bytes, generation: int) -> int:
         """Commit one record body, judged while the generation word was `generation`. Returns an `Outcome`.
@@ -153,14 +165,14 @@ class SegmentWriter:
                 # r[impl shm.config.judged] Compared where nothing can come between it and the commit.
                 if words[_GENERATION] != generation:
                     outcome = _STALE
+                elif self._untold[lane] and not self._announce(lane):
+                    outcome = self._refuse(lane, payload)
                 else:
-                    if self._untold[lane]:
-                        self._announce(lane)
                     now = self._clock()
                     if now <= self._last_ns:
                         now = self._last_ns + 1
                     self._last_ns = now
-                    if self._appends[lane](payload, crc, now):
+                    if self.overflow.appends[lane](payload, crc, now):
                         self._words[_HEARTBEAT] = now
                         outcome = _WRITTEN
                     else:
@@ -210,6 +222,25 @@ class SegmentWriter:
             except RuntimeError:
                 pass
 
+    def await_room(self, lane: int, deadline: float) -> bool:
+        """Wait for the host after `Outcome.FULL`, without the lock. Returns False, with the record counted as timed out,
+        where that is in vain; see `LaneOverflow.await_room`."""
+        try:
+            has_room = self.overflow.await_room(lane, deadline, self._ring_if_parked)
+        except BaseException:
+            # A signal handler raised: the record is given up.
+            self.drop(lane, "timed_out")
+            raise
+        if not has_room:
+            self.drop(lane, "timed_out")
+        return has_room
+
+    def _ring_if_parked(self) -> None:
+        parked = self._words[_PARKED]
+        if parked != self._rung:
+            self._rung = parked
+            self._ring()
+
     def drop(self, lane: int, cause: str) -> None:
         """Count a record that will not be written. The next record of the lane is preceded by the counts."""
         index = CAUSES.index(cause)
@@ -240,6 +271,7 @@ class SegmentWriter:
         self._acquire = self._lock.acquire
         self._nested = []
         self._state = _IDLE
+        self.overflow = LaneOverflow([DROP_OLDEST] * len(LANES), self.lanes, words)
 
     def _acquire_bounded(self) -> None:
         if not self._lock.acquire(True, self._patience_s):
@@ -252,42 +284,52 @@ class SegmentWriter:
         return now
 
     def _refuse(self, lane: int, payload: bytes) -> int:
-        """The lane did not take the record: it can never fit, or this process is not the one that may write."""
+        """The lane did not take the record: it can never fit, or the host is behind, or this process may not write."""
         if len(payload) > self.lanes[lane].largest_bytes:
             self._count(lane, _OVERSIZE)
+        elif self.overflow.policies[lane].spares and self._is_owner():
+            self.overflow.note_full(lane)
+            if self.overflow.policies[lane].wait_s:
+                return _FULL
+            self._count(lane, _NEWEST)
         return _DROPPED
 
     def _store_acknowledgement(self, generation: int) -> None:
         if self._words[_GENERATION] == generation:
             self._words[_ACKNOWLEDGED] = generation
 
-    def _announce(self, lane: int) -> None:
-        """Write a `Dropped` record, after one that an exception interrupted."""
+    def _announce(self, lane: int) -> bool:
+        """Write a `Dropped` record, after one that an exception interrupted; False if there is no room for it, and so
+        none for the record that it has to precede."""
         # r[impl shm.dropped.announced]
-        if self._announcements[lane] is not None:
-            self._tell(lane)
+        if self.overflow.is_still_full(lane):
+            return False
+        if self._announcements[lane] is not None and not self._tell(lane):
+            return False
         if not self._untold[lane]:
-            return
+            return True
         totals = self._dropped[lane].copy()
         numbers = zip(CAUSES, totals, self._announced[lane], strict=True)
         body = self._encode_dropped({name: total - told for name, total, told in numbers if total > told})
         self._announcements[lane] = _Announcement(self.lanes[lane].emitted, totals, body)
-        self._tell(lane)
+        return self._tell(lane)
 
-    def _tell(self, lane: int) -> None:
-        """Whatever of the lane's announcement is still to be done; every step may be done twice."""
+    def _tell(self, lane: int) -> bool:
+        """Whatever of the lane's announcement is still to be done; every step may be done twice. False if there is no
+        room for it."""
         announcement = self._announcements[lane]
         assert announcement is not None
         seq, totals, body = announcement
         ring, announced = self.lanes[lane], self._announced[lane]
         if ring.emitted == seq:
-            ring.append(body, crc32(body), self._tick())
+            self.overflow.appends[lane](body, crc32(body), self._tick())
         if ring.emitted > seq:
             for cause, total in enumerate(totals):
                 self._words[announced_word(lane, cause)] = total
                 announced[cause] = total
         self._announcements[lane] = None
         self._untold[lane] = self._dropped[lane] != announced
+        return ring.emitted > seq or not self.overflow.policies[lane].spares
 
     def _defer(self, lane: int, payload: bytes, crc: int, generation: int) -> int:
         if len(self._nested) >= NESTED_LIMIT:
@@ -320,16 +362,22 @@ class SegmentWriter:
             return
         ring = self.lanes[lane]
         if nested.seq < 0:
-            if self._untold[lane]:
-                self._announce(lane)
+            if self._untold[lane] and not self._announce(lane):
+                self._refuse_nested(lane, nested.payload)
+                return
             nested.seq = ring.emitted
         # Not equal: it was written, and the exception came before it could be taken out of the queue.
         if ring.emitted == nested.seq:
             now = self._tick()
-            if ring.append(nested.payload, nested.crc, now):
+            if self.overflow.appends[lane](nested.payload, nested.crc, now):
                 self._words[_HEARTBEAT] = now
             else:
-                self._refuse(lane, nested.payload)
+                self._refuse_nested(lane, nested.payload)
+
+    def _refuse_nested(self, lane: int, payload: bytes) -> None:
+        if self._refuse(lane, payload) == _FULL:
+            # Inside of another call nobody can wait.
+            self._count(lane, _TIMED_OUT)
 
     def _count(self, lane: int, cause: int) -> None:
         at = dropped_word(lane, cause)

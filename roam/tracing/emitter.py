@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import time
 import weakref
 from _thread import RLock, get_ident
 from collections.abc import Callable
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 _GENERATION = int(HostWord.GENERATION)
+_ATTEMPTS = 64
+"""How often a record is tried to be written, when each time a configuration or another thread comes first."""
 _REFRESH_S = 0.1
 """How long to wait for another thread to take a configuration: it may be a daemon thread, frozen at the end."""
 
@@ -94,11 +97,13 @@ class Emitter:
                 self.generation = -1 if seen else 0
                 return seen
             generation, capture = found[0], config.capture
+            overflow = self.writer.plan_overflow(config.overflow)
             # No call from here on: a signal handler that emits may have taken a newer one meanwhile.
             if generation > self.generation:
                 self.config = config
                 self.filter = capture
                 self.thresholds = capture.thresholds
+                self.writer.overflow = overflow
                 self.generation = generation
         finally:
             self._refreshing.release()
@@ -152,8 +157,8 @@ class Emitter:
             return
         if payload is None:
             self.writer.drop(lane, "oversize")
-        elif self.writer.write(lane, payload, seen) == Outcome.STALE:
-            self._write_again(lane, payload, level, target, scope)
+        elif outcome := self.writer.write(lane, payload, seen):
+            self._insist(outcome, lane, payload, seen, lambda: self.filter.admits(level, target, scope))
 
     def write_span(self, level: int, target: str, payload: bytes | None, seen: int, scope: Scope) -> None:
         """Write a record of the span that is `scope`, if the configuration in force wants it; the span may be older."""
@@ -165,8 +170,14 @@ class Emitter:
             return
         if payload is None:
             self.writer.drop(BULK, "oversize")
-        elif self.writer.write(BULK, payload, seen) == Outcome.STALE:
-            self._write_again(BULK, payload, level, target, scope, is_span=True)
+        elif outcome := self.writer.write(BULK, payload, seen):
+            self._insist(
+                outcome,
+                BULK,
+                payload,
+                seen,
+                lambda: self.config.span_events and self.filter.admits(level, target, scope),
+            )
 
     def open_body(
         self, level: int, target: str, name: str, fields: dict[str, Any], scope: Scope, parent_id: bytes
@@ -213,22 +224,31 @@ class Emitter:
             self.writer.drop(LIFE, "unencodable")
 
     def _write_unjudged(self, lane: int, payload: bytes) -> None:
-        for _ in range(8):
-            if self.writer.write(lane, payload, self.words[_GENERATION]) != Outcome.STALE:
-                return
-        self.writer.drop(lane, "timed_out")
+        seen = self.words[_GENERATION]
+        if outcome := self.writer.write(lane, payload, seen):
+            self._insist(outcome, lane, payload, seen, lambda: True)
 
-    def _write_again(
-        self, lane: int, payload: bytes, level: int, target: str, scope: Scope, *, is_span: bool = False
-    ) -> None:
-        """A configuration came between judging and writing: judge by the new one."""
-        for _ in range(8):
-            seen = self.refresh()
-            if (is_span and not self.config.span_events) or not self.filter.admits(level, target, scope):
+    def _insist(self, outcome: int, lane: int, payload: bytes, seen: int, is_wanted: Callable[[], bool]) -> None:
+        """Do what is left to do for a record that was not written at once.
+
+        A configuration that came between judging and writing judges it anew, by `is_wanted`. A full lane is waited
+        for as long as its policy says, all waits of the record together."""
+        deadline = None
+        for _ in range(_ATTEMPTS):
+            if outcome == Outcome.STALE:
+                seen = self.refresh()
+                if not is_wanted():
+                    return
+            elif outcome == Outcome.FULL:
+                if deadline is None:
+                    deadline = time.monotonic() + self.writer.overflow.policies[lane].wait_s
+                if not self.writer.await_room(lane, deadline):
+                    return
+            else:
                 return
-            if self.writer.write(lane, payload, seen) != Outcome.STALE:
-                return
-        self.writer.drop(lane, "timed_out")
+            outcome = self.writer.write(lane, payload, seen)
+        if outcome != Outcome.WRITTEN:
+            self.writer.drop(lane, "timed_out")
 
 
 def _parse(body: bytes) -> TracingConfig | None:
