@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 __all__ = [
+    "REDACTED_NAMES",
     "Cell",
     "CellCrashed",
     "CellExit",
@@ -52,6 +53,7 @@ __all__ = [
     "init_cell_tracing",
     "instrument",
     "postmortem",
+    "set_redactor",
     "span",
     "spawn_cell",
     "trace",
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from .tracing.cell import init_cell_tracing
     from .tracing.config import ConfigResult, TracingConfig
     from .tracing.records import TaggedRecord
+    from .tracing.redaction import REDACTED_NAMES, set_redactor
     from .tracing.spans import instrument
     from .tracing.tracer import critical, debug, error, event, get_tracer, info, span, trace, warning
 
@@ -79,6 +82,7 @@ _HOMES = {
     "CellFailed": "errors",
     "ConfigResult": "tracing.config",
     "FilterError": "errors",
+    "REDACTED_NAMES": "tracing.redaction",
     "RoamError": "errors",
     "SegmentConfig": "shm.layout",
     "SpawnFailed": "errors",
@@ -94,6 +98,7 @@ _HOMES = {
     "info": "tracing.tracer",
     "init_cell_tracing": "tracing.cell",
     "instrument": "tracing.spans",
+    "set_redactor": "tracing.redaction",
     "span": "tracing.tracer",
     "spawn_cell": "spawn.supervise",
     "trace": "tracing.tracer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -12,6 +12,7 @@ from ..errors import FilterError
 from ..shm.layout import LANES
 from ..shm.overflow import DROP_OLDEST, Overflow, parse_overflow
 from .filter import Filter
+from .redaction import REDACTED_NAMES
 
 __all__ = ["DISABLED", "ConfigResult", "TracingConfig"]
 
@@ -27,6 +28,10 @@ class _Settings(NamedTuple):
     """Whether spans are written as records. The open-span table is kept either way."""
     overflow: tuple[Overflow, ...]
     """What becomes of records that the host has no room for: for the lanes life, vital and bulk."""
+    redact: tuple[str, ...]
+    """Names of fields whose values are never written."""
+    exception_locals: bool
+    """Whether exceptions show the local variables of their innermost frames."""
 
 
 class TracingConfig(_Settings):
@@ -40,6 +45,10 @@ class TracingConfig(_Settings):
     costs an emit nothing; `drop_newest`; or `block(seconds)`, which waits in the emit, then drops, and drops at once
     until the host moves again. It is one policy for all lanes, or one for each of `life` (exceptions), `vital`
     (WARNING and above) and `bulk`. Every record that is dropped is counted. Raises `ValueError` for anything else.
+
+    `redact` names the fields whose values never leave the cell, see `roam.tracing.redaction`; to name more write
+    `redact=(*roam.REDACTED_NAMES, "iban")`, to write everything `redact=()`. With `exception_locals` the last frames of
+    an exception show their local variables, each cut to 160 bytes, secret ones redacted by their names.
     """
 
     __slots__ = ()
@@ -51,6 +60,8 @@ class TracingConfig(_Settings):
         forward: str | Filter | None = None,
         span_events: bool = True,
         overflow: str | Mapping[str, str] = "drop_oldest",
+        redact: Iterable[str] = REDACTED_NAMES,
+        exception_locals: bool = False,
     ) -> Self:
         """Parse everything."""
         if capture is None:
@@ -61,22 +72,32 @@ class TracingConfig(_Settings):
             forward = Filter(forward)
         if forward is not None:
             forward.require_targets_only()
-        return super().__new__(cls, capture, forward, bool(span_events), _policies(overflow))
+        return super().__new__(
+            cls, capture, forward, bool(span_events), _policies(overflow), _names(redact), bool(exception_locals)
+        )
 
     def __getnewargs_ex__(self) -> tuple[tuple[Filter], dict[str, Any]]:
         """For pickle and copy, which call `__new__`."""
-        options = {"forward": self.forward, "span_events": self.span_events, "overflow": self._overflow_texts()}
-        return (self.capture,), options
+        options = self._asdict() | {"overflow": self._overflow_texts()}
+        return (options.pop("capture"),), options
 
     def to_bytes(self) -> bytes:
         """What travels to the cell."""
-        return msgspec.json.encode(_Wire(str(self.capture), self.span_events, self._overflow_texts()))
+        redact = None if self.redact == REDACTED_NAMES else self.redact
+        wire = _Wire(str(self.capture), self.span_events, self._overflow_texts(), redact, self.exception_locals)
+        return msgspec.json.encode(wire)
 
     @classmethod
     def from_bytes(cls, body: bytes) -> TracingConfig:
         """The cell's reading of `to_bytes`. Raises `ValueError`, of which `FilterError` is one, for anything else."""
         wire = msgspec.json.decode(body, type=_Wire)
-        return cls(wire.capture, span_events=wire.span_events, overflow=wire.overflow)
+        return cls(
+            wire.capture,
+            span_events=wire.span_events,
+            overflow=wire.overflow,
+            redact=REDACTED_NAMES if wire.redact is None else wire.redact,
+            exception_locals=wire.exception_locals,
+        )
 
     def _overflow_texts(self) -> dict[str, str]:
         """Lane to policy, where it is not the default."""
@@ -89,6 +110,18 @@ class _Wire(msgspec.Struct, array_like=True):
     capture: str
     span_events: bool
     overflow: dict[str, str]
+    redact: tuple[str, ...] | None
+    exception_locals: bool
+
+
+def _names(redact: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(redact, str):
+        raise TypeError(f"redact={redact!r} is one name and not several: write redact=[{redact!r}]")
+    names: tuple[Any, ...] = tuple(redact)
+    for name in names:
+        if not isinstance(name, str) or not any(map(str.isalnum, name)):
+            raise ValueError(f"redact: {name!r} is no name of a field; one has letters or digits")
+    return names
 
 
 def _policies(overflow: str | Mapping[str, str]) -> tuple[Overflow, ...]:

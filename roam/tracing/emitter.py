@@ -26,6 +26,7 @@ from ..stage import ExceptionText
 from .codec import describe_exception, encode_dropped, encode_event, encode_span_enter
 from .config import TracingConfig
 from .records import PRINTED, WARNING
+from .redaction import Redactor, redactor_of
 from .scope import Scope, active_scope
 
 __all__ = [
@@ -73,6 +74,7 @@ class Emitter:
         self.config = TracingConfig("info")
         self.filter = self.config.capture
         self.thresholds = self.filter.thresholds
+        self.redactor = redactor_of(self.config.redact)
         self._refreshing = RLock()
         self._patience_s = _REFRESH_S
         _emitters.add(self)
@@ -97,13 +99,14 @@ class Emitter:
                 self.generation = -1 if seen else 0
                 return seen
             generation, capture = found[0], config.capture
-            overflow = self.writer.plan_overflow(config.overflow)
+            overflow, redactor = self.writer.plan_overflow(config.overflow), redactor_of(config.redact)
             # No call from here on: a signal handler that emits may have taken a newer one meanwhile.
             if generation > self.generation:
                 self.config = config
                 self.filter = capture
                 self.thresholds = capture.thresholds
                 self.writer.overflow = overflow
+                self.redactor = redactor
                 self.generation = generation
         finally:
             self._refreshing.release()
@@ -141,15 +144,18 @@ class Emitter:
         # r[impl trace.lanes]
         lane = BULK if level < WARNING else VITAL
         if exc_info is not None and exc_info is not False:
-            exception = exception_text(exc_info)
+            exception = exception_text(exc_info, self.shown_locals)
             if exception is not None:
                 lane = LIFE
         if target == "__mp_main__":
             target = "__main__"
-        limit = self._record_bytes
+        redactor = self.redactor
+        if redactor.hook is not None:
+            message = redactor.redact("message", message)
+        limit, trace_id = self._record_bytes, scope.trace_id
         try:
             payload = encode_event(
-                level, target, message, fields, get_ident(), scope.span_id, scope.trace_id, exception, limit, flags
+                level, target, message, fields, get_ident(), scope.span_id, trace_id, exception, limit, flags, redactor
             )
         except (RecursionError, MemoryError):
             # Raised by the call itself, before the encoder could catch anything.
@@ -184,15 +190,20 @@ class Emitter:
     ) -> tuple[bytes | None, bytes]:
         """The record that says a span was entered, and the same in the size of a slot of the open-span table."""
         thread = get_ident()
-        payload = encode_span_enter(
-            level, target, name, fields, thread, scope.span_id, scope.trace_id, parent_id, self._record_bytes
-        )
+        span_id, trace_id, limit = scope.span_id, scope.trace_id, self._record_bytes
+        redactor = self.redactor
+        payload = encode_span_enter(level, target, name, fields, thread, span_id, trace_id, parent_id, limit, redactor)
         if payload is not None and len(payload) <= PAYLOAD_LIMIT:
             return payload, payload
         body = encode_span_enter(
-            level, target, name, fields, thread, scope.span_id, scope.trace_id, parent_id, PAYLOAD_LIMIT
+            level, target, name, fields, thread, span_id, trace_id, parent_id, PAYLOAD_LIMIT, redactor
         )
         return payload, body or b""
+
+    @property
+    def shown_locals(self) -> Redactor | None:
+        """What keeps secrets out of the local variables of exceptions; None where these are not shown at all."""
+        return self.redactor if self.config.exception_locals else None
 
     @property
     def record_bytes(self) -> int:
@@ -202,7 +213,7 @@ class Emitter:
     def report(self, level: int, message: str, exc: BaseException, fields: dict[str, Any]) -> None:
         """Write an exception into the life lane, whatever the filter says. Never raises."""
         try:
-            exception = describe_exception(exc)
+            exception = describe_exception(exc, shown_locals=self.shown_locals)
             # Whoever reports it goes on to print the traceback, as the interpreter does.
             payload = encode_event(
                 level,
@@ -258,7 +269,7 @@ def _parse(body: bytes) -> TracingConfig | None:
         return None
 
 
-def exception_text(exc_info: ExceptionArgument) -> ExceptionText | None:
+def exception_text(exc_info: ExceptionArgument, shown_locals: Redactor | None = None) -> ExceptionText | None:
     """The text of what `exc_info` stands for, None where there is no exception."""
     exc: object = exc_info
     if isinstance(exc, int):
@@ -266,7 +277,7 @@ def exception_text(exc_info: ExceptionArgument) -> ExceptionText | None:
         exc = sys.exc_info()[1] if exc else None
     elif isinstance(exc, tuple):
         exc = exc[1] if len(exc) > 1 else None
-    return describe_exception(exc) if isinstance(exc, BaseException) else None
+    return describe_exception(exc, shown_locals=shown_locals) if isinstance(exc, BaseException) else None
 
 
 _current: Emitter | None = None

@@ -120,6 +120,7 @@ class Span(Scope):
                 time.monotonic_ns() - self._started_ns,
                 exception,
                 emitter.record_bytes,
+                emitter.redactor,
             )
         except (RecursionError, MemoryError):
             # As in `__enter__`.
