@@ -53,6 +53,7 @@ __all__ = [
     "init_cell_tracing",
     "instrument",
     "postmortem",
+    "propagate",
     "set_redactor",
     "span",
     "spawn_cell",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from .spawn.cell import Cell
     from .spawn.current import current_cell
     from .spawn.supervise import TracingHost, spawn_cell
+    from .tracing import propagate
     from .tracing.cell import init_cell_tracing
     from .tracing.config import ConfigResult, TracingConfig
     from .tracing.records import TaggedRecord
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from .tracing.spans import instrument
     from .tracing.tracer import critical, debug, error, event, get_tracer, info, span, trace, warning
 
+_MODULES = {"postmortem": "postmortem", "propagate": "tracing.propagate"}
 _HOMES = {
     "Cell": "spawn.cell",
     "CellCrashed": "errors",
@@ -112,8 +115,8 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is not None:
         value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    elif name == "postmortem":
-        return importlib.import_module(f"{__name__}.postmortem")
+    elif name in _MODULES:
+        value = importlib.import_module(f"{__name__}.{_MODULES[name]}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

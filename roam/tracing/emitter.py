@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import RoamError
+from ..shm.header import NO_CAUSE
 from ..shm.layout import BULK, LIFE, VITAL, HostWord
 from ..shm.mailbox import read_config
 from ..shm.mapping import MappedSegment
@@ -68,8 +69,12 @@ class Emitter:
         )
         self._record_bytes = segment.config.record_bytes
         self._random = random.Random(os.urandom(16))
-        self.root = Scope(self.new_span_id(), os.urandom(16))
-        """What stands around all spans."""
+        # r[impl trace.cause]
+        cause = segment.identity.cause
+        self.is_caused = cause != NO_CAUSE
+        """Whether this process is a part of something that began elsewhere."""
+        self.root = Scope(cause[16:], cause[:16]) if self.is_caused else Scope(self.new_span_id(), os.urandom(16))
+        """What stands around all spans: a span of another process, or nothing but ids."""
         self.generation = -1
         self.config = TracingConfig("info")
         self.filter = self.config.capture

@@ -155,7 +155,7 @@ class Span(Scope):
                 # Entered in another context, as by a generator that is closed by the garbage collector. That context
                 # is none of the span's business, unless it was copied inside of it.
                 if active_scope.get() is self:
-                    active_scope.set(None if parent is None or parent.outer is None else parent)
+                    active_scope.set(None if self._emitter is None or parent is self._emitter.root else parent)
 
     def suspend(self) -> None:
         """A generator yields: say so, and make the outer span the active one."""
