@@ -16,12 +16,12 @@ import mmap
 import time
 from _thread import RLock
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 from zlib import crc32
 
 from .layout import CAUSES, LANES, Geometry, HostWord, StatusWord, announced_word, dropped_word
 from .overflow import DROP_OLDEST, LaneOverflow, Overflow
 from .ownership import ownership
+from .pending import Announcement, Nested
 from .ring import RingWriter
 from .words import words_of
 
@@ -39,6 +39,9 @@ _ACKNOWLEDGED = int(StatusWord.ACKNOWLEDGED)
 
 NESTED_LIMIT = 64
 """Records that nested calls may queue while one record is being written."""
+
+LOCK_STEP_S = 0.25
+"""How long to wait for the lock before looking whether this is a forked child, in which nobody has it."""
 
 FINALIZING_WAIT_S = 0.1
 """How long to wait for the lock while the interpreter ends, when its holder may be a frozen daemon thread."""
@@ -65,28 +68,6 @@ class LockUnavailable(Exception):
     """The lock's holder will not come back. Never leaves this module."""
 
 
-class _Nested:
-    """A record that a nested call has left for the outer one; or, with `lane` -1, an acknowledgement of `generation`."""
-
-    __slots__ = ("crc", "generation", "lane", "payload", "seq")
-
-    def __init__(self, lane: int, payload: bytes, crc: int, generation: int) -> None:
-        self.lane = lane
-        self.payload = payload
-        self.crc = crc
-        self.generation = generation
-        self.seq = -1
-        """What it is going to be, or is already if the lane has come further; -1 before that is known."""
-
-
-class _Announcement(NamedTuple):
-    """A `Dropped` record that is being written: its sequence, the totals that it completes, its body."""
-
-    seq: int
-    totals: list[int]
-    body: bytes
-
-
 class SegmentWriter:
     """Writes records, counts drops, and rings the doorbell.
 
@@ -109,17 +90,16 @@ class SegmentWriter:
         self._ring = ring
         self._clock = clock
         self._lock = RLock()
-        self._acquire: Callable[[], object] = self._lock.acquire
-        self._patience_s = FINALIZING_WAIT_S
+        self._patience_s: float | None = None
         self._state = _IDLE
         self._last_ns = 0
         self._rung = 0
-        self._nested: list[_Nested] = []
+        self._nested: list[Nested] = []
         # Lane by lane, by the index of the cause: all drops, and those that a `Dropped` record has told of.
         self._dropped = [[0] * len(CAUSES) for _ in LANES]
         self._announced = [[0] * len(CAUSES) for _ in LANES]
         self._untold = [False] * len(LANES)
-        self._announcements: list[_Announcement | None] = [None] * len(LANES)
+        self._announcements: list[Announcement | None] = [None] * len(LANES)
         # r[impl shm.writer.owner] Not a method: without a cycle the mapping goes when its last user goes.
         may_turn = self._is_owner = ownership()
         self.lanes = [
@@ -145,8 +125,7 @@ class SegmentWriter:
     def write(self, lane: int, payload: bytes, generation: int) -> int:
         """Commit one record body, judged while the generation word was `generation`. Returns an `Outcome`.
 
-        When it returns WRITTEN the record is in the segment, except for a nested call, whose record the outer call
-        writes. STALE means that nothing was written, because a newer configuration is in force.
+        After WRITTEN the record is in the segment; that of a nested call as soon as the outer call has returned.
         """
         if not self._is_owner():
             # Forked by C code, which runs no hook: not a byte, and no lock that another thread may have held.
@@ -155,7 +134,8 @@ class SegmentWriter:
         words = self._words
         try:
             # Inside the block: a signal handler that raises directly after it must not leave the lock taken.
-            self._acquire()
+            if not self._lock.acquire(False):
+                self._await_lock()
             if self._state:
                 if self._state == _BUSY:
                     return self._defer(lane, payload, crc, generation)
@@ -188,7 +168,7 @@ class SegmentWriter:
             else:
                 self._state = _IDLE
         except LockUnavailable:
-            self._count(lane, _FINALIZING)
+            self._count_unlocked(lane)
             return _DROPPED
         finally:
             try:  # noqa: SIM105 – `suppress` is Python code, and could be interrupted before the release
@@ -206,12 +186,13 @@ class SegmentWriter:
     def acknowledge(self, generation: int) -> None:
         """Say that every later record is judged by `generation`, if it is still the one in force."""
         try:
-            self._acquire()
+            if not self._lock.acquire(False):
+                self._await_lock()
             if self._state == _IDLE:
                 self._store_acknowledgement(generation)
             else:
                 # Records that are being written, or wait to be, were judged before.
-                self._nested.append(_Nested(-1, b"", 0, generation))
+                self._nested.append(Nested(-1, b"", 0, generation))
                 if self._state == _UNSETTLED:
                     self._settle()
         except LockUnavailable:
@@ -247,10 +228,11 @@ class SegmentWriter:
         if not self._is_owner():
             return
         try:
-            self._acquire()
+            if not self._lock.acquire(False):
+                self._await_lock()
             self._count(lane, index)
         except LockUnavailable:
-            self._count(lane, _FINALIZING)
+            self._count_unlocked(lane)
         finally:
             try:  # noqa: SIM105 – as in `write`
                 self._lock.release()
@@ -259,7 +241,7 @@ class SegmentWriter:
 
     def finalize(self) -> None:
         """From now on wait for the lock only so long: daemon threads may be frozen while they hold it."""
-        self._acquire = self._acquire_bounded
+        self._patience_s = FINALIZING_WAIT_S
 
     def disown(self) -> None:
         """In a forked child: never write into the parent's stream, and never wait for a thread that is not here."""
@@ -268,16 +250,21 @@ class SegmentWriter:
         for ring in self.lanes:
             ring.retire(nobodys, words)
         self._lock = RLock()
-        self._acquire = self._lock.acquire
         self._nested = []
         self._state = _IDLE
         self.overflow = LaneOverflow([DROP_OLDEST] * len(LANES), self.lanes, words)
 
-    def _acquire_bounded(self) -> None:
-        if not self._lock.acquire(True, self._patience_s):
-            # Whoever holds it is frozen for good, and the next call need not wait for it again.
-            self._patience_s = 0.0
-            raise LockUnavailable
+    def _await_lock(self) -> None:
+        """Wait for whoever has the lock. A signal handler may run meanwhile, and may fork: in the child nobody has it, so
+        the wait is made in steps. Raises `LockUnavailable`."""
+        lock = self._lock
+        while not lock.acquire(True, LOCK_STEP_S if self._patience_s is None else self._patience_s):
+            if self._patience_s is not None:
+                # Whoever holds it is frozen for good, and the next call need not wait for it again.
+                self._patience_s = 0.0
+                raise LockUnavailable
+            if lock is not self._lock or not self._is_owner():
+                raise LockUnavailable
 
     def _tick(self) -> int:
         self._last_ns = now = max(self._clock(), self._last_ns + 1)
@@ -311,7 +298,7 @@ class SegmentWriter:
         totals = self._dropped[lane].copy()
         numbers = zip(CAUSES, totals, self._announced[lane], strict=True)
         body = self._encode_dropped({name: total - told for name, total, told in numbers if total > told})
-        self._announcements[lane] = _Announcement(self.lanes[lane].emitted, totals, body)
+        self._announcements[lane] = Announcement(self.lanes[lane].emitted, totals, body)
         return self._tell(lane)
 
     def _tell(self, lane: int) -> bool:
@@ -335,7 +322,7 @@ class SegmentWriter:
         if len(self._nested) >= NESTED_LIMIT:
             self._count(lane, _NESTED)
             return _DROPPED
-        nested = _Nested(lane, payload, crc, generation)
+        nested = Nested(lane, payload, crc, generation)
         # Nothing comes between this and the append, so an acknowledgement cannot get in front of the record.
         if self._words[_GENERATION] != generation:
             return _STALE
@@ -355,7 +342,7 @@ class SegmentWriter:
             raise
         self._state = _IDLE
 
-    def _write_nested(self, nested: _Nested) -> None:
+    def _write_nested(self, nested: Nested) -> None:
         lane = nested.lane
         if lane < 0:
             self._store_acknowledgement(nested.generation)
@@ -378,6 +365,10 @@ class SegmentWriter:
         if self._refuse(lane, payload) == _FULL:
             # Inside of another call nobody can wait.
             self._count(lane, _TIMED_OUT)
+
+    def _count_unlocked(self, lane: int) -> None:
+        if self._is_owner():
+            self._count(lane, _FINALIZING)
 
     def _count(self, lane: int, cause: int) -> None:
         at = dropped_word(lane, cause)

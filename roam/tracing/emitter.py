@@ -96,6 +96,7 @@ class Emitter:
             self._patience_s = 0.0
             return self.generation
         try:
+            self._patience_s = _REFRESH_S
             seen = self.words[_GENERATION]
             found = read_config(self._memory, self.words)
             config = _parse(found[1]) if found is not None else None
