@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 __all__ = [
+    "REDACTED_NAMES",
     "Cell",
     "CellCrashed",
     "CellExit",
@@ -52,6 +53,8 @@ __all__ = [
     "init_cell_tracing",
     "instrument",
     "postmortem",
+    "propagate",
+    "set_redactor",
     "span",
     "spawn_cell",
     "trace",
@@ -66,12 +69,15 @@ if TYPE_CHECKING:
     from .spawn.cell import Cell
     from .spawn.current import current_cell
     from .spawn.supervise import TracingHost, spawn_cell
+    from .tracing import propagate
     from .tracing.cell import init_cell_tracing
     from .tracing.config import ConfigResult, TracingConfig
     from .tracing.records import TaggedRecord
+    from .tracing.redaction import REDACTED_NAMES, set_redactor
     from .tracing.spans import instrument
     from .tracing.tracer import critical, debug, error, event, get_tracer, info, span, trace, warning
 
+_MODULES = {"postmortem": "postmortem", "propagate": "tracing.propagate"}
 _HOMES = {
     "Cell": "spawn.cell",
     "CellCrashed": "errors",
@@ -79,6 +85,7 @@ _HOMES = {
     "CellFailed": "errors",
     "ConfigResult": "tracing.config",
     "FilterError": "errors",
+    "REDACTED_NAMES": "tracing.redaction",
     "RoamError": "errors",
     "SegmentConfig": "shm.layout",
     "SpawnFailed": "errors",
@@ -94,6 +101,7 @@ _HOMES = {
     "info": "tracing.tracer",
     "init_cell_tracing": "tracing.cell",
     "instrument": "tracing.spans",
+    "set_redactor": "tracing.redaction",
     "span": "tracing.tracer",
     "spawn_cell": "spawn.supervise",
     "trace": "tracing.tracer",
@@ -107,8 +115,8 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is not None:
         value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    elif name == "postmortem":
-        return importlib.import_module(f"{__name__}.postmortem")
+    elif name in _MODULES:
+        value = importlib.import_module(f"{__name__}.{_MODULES[name]}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

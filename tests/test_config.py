@@ -40,7 +40,7 @@ def test_what_travels_is_what_arrives(text, span_events):
     config = TracingConfig(text, span_events=span_events)
     assert TracingConfig.from_bytes(config.to_bytes()) == config
 
-    for body in (b"", b"x info", b"1 loud", b"\xff\xff", b"1"[:0] + b" info", b"9" * 5000 + b" info"):
+    for body in (b"", b"x info", b"1 a=loud", b"\xff\xff", b"1"[:0] + b" info", b"9" * 5000 + b" info"):
         with pytest.raises(ValueError):
             TracingConfig.from_bytes(body)
 

@@ -9,7 +9,7 @@ import inspect
 import pytest
 
 import roam
-from roam.tracing.emitter import active_span
+from roam.tracing.scope import active_scope
 from tests.hosting import arrived, in_process
 
 
@@ -164,7 +164,7 @@ def test_an_instrumented_generator_behaves_as_without(plan, stop_at):
             del generator
             gc.collect()
             outcomes[-1][1].append("collected")
-        assert active_span.get() is None
+        assert active_scope.get() is None
         assert cell.open_spans() == []
 
     assert outcomes[0] == outcomes[1]
@@ -214,7 +214,7 @@ def test_a_generator_that_is_dropped_closes_its_span():
         del stuck, cycle
         gc.collect()
         assert cell.open_spans() == []
-        assert active_span.get() is None
+        assert active_scope.get() is None
         assert shape(arrived(cell, 8)).count(("span_close", "echo")) == 2
 
 
@@ -276,7 +276,7 @@ def test_an_instrumented_asynchronous_generator_behaves_as_without(plan, stop_at
             outcomes.append((asyncio.run(async_drive(generator, PLANS[plan])), log))
             del generator
             gc.collect()
-        assert active_span.get() is None
+        assert active_scope.get() is None
         assert cell.open_spans() == []
 
     assert outcomes[0] == outcomes[1]

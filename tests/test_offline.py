@@ -25,6 +25,7 @@ from roam.tracing.link import MailboxWriter
 from roam.tracing.offline import remains_of_segment
 from roam.tracing.records import Peer
 from roam.tracing.reservation import _identity_of
+from roam.tracing.scope import Scope
 from tests.hosting import messages
 from tests.support import REPOSITORY, wait_until
 
@@ -113,7 +114,7 @@ def test_ages_are_those_of_the_death(tmp_path, is_gone):
     path = tmp_path / "x.segment"
     emitter = make_segment(path)
     opened_ns = time.monotonic_ns() - HOUR_NS
-    _, body = emitter.open_body(20, "app", "job", {"n": 1}, (b"s" * 8, b"t" * 16), b"p" * 8)
+    _, body = emitter.open_body(20, "app", "job", {"n": 1}, Scope(b"s" * 8, b"t" * 16), b"p" * 8)
     emitter.open_spans.open(body, opened_ns)
     write(emitter, 1)
     heartbeat = emitter.words[StatusWord.HEARTBEAT]
@@ -141,7 +142,7 @@ def test_a_cell_that_wrote_no_record_died_when_its_last_span_began(tmp_path):
     emitter = make_segment(path)
     started = []
     for name in ("outer", "inner"):
-        _, body = emitter.open_body(20, "app", name, {}, (b"s" * 8, b"t" * 16), b"p" * 8)
+        _, body = emitter.open_body(20, "app", name, {}, Scope(b"s" * 8, b"t" * 16), b"p" * 8)
         started.append(time.monotonic_ns())
         emitter.open_spans.open(body, started[-1])
     dead(path)
@@ -201,7 +202,7 @@ def sample(tmp_path_factory):
     emitter = make_segment(path)
     write(emitter, 300)
     write(emitter, 5, 30)
-    _, body = emitter.open_body(20, "app", "job", {"n": 1}, (b"s" * 8, b"t" * 16), b"p" * 8)
+    _, body = emitter.open_body(20, "app", "job", {"n": 1}, Scope(b"s" * 8, b"t" * 16), b"p" * 8)
     emitter.open_spans.open(body, time.monotonic_ns())
     return path.read_bytes()
 

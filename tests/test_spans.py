@@ -12,7 +12,7 @@ import threading
 import pytest
 
 import roam
-from roam.tracing.emitter import active_span
+from roam.tracing.scope import active_scope
 from tests.hosting import arrived, in_process, messages
 from tests.support import wait_until
 
@@ -103,7 +103,7 @@ def test_a_span_is_entered_once(traced):
     with in_process() as (_, cell):
         misuse()
         assert shape(arrived(cell, 3)) == [("span_enter", "once"), ("event", "inside"), ("span_close", "once")]
-        assert active_span.get() is None
+        assert active_scope.get() is None
 
 
 def test_a_span_that_the_filter_hides_does_nothing():
@@ -188,7 +188,7 @@ def test_a_span_left_in_another_context_leaves_that_one_alone():
         deeper.run(other.__exit__, None, None, None)
         deeper.run(roam.info, "y")
         records = {(record.kind, record.message): record for record in arrived(cell, 8)}
-        assert active_span.get() is None
+        assert active_scope.get() is None
         assert cell.open_spans() == []
         assert mine.name == "mine"
 
@@ -268,7 +268,7 @@ def test_a_signal_handler_that_raises_on_the_way_in_leaves_no_span_open():
 
             with pytest.raises(KeyboardInterrupt), roam.span("trap", x=Trap()):
                 pass
-            assert active_span.get() is None
+            assert active_scope.get() is None
             assert cell.open_spans() == []
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -289,7 +289,7 @@ def test_spans_at_the_recursion_limit_do_not_change_what_the_program_sees():
                 descend(0)
         finally:
             sys.setrecursionlimit(limit)
-        assert active_span.get() is None
+        assert active_scope.get() is None
         assert cell.open_spans() == []
         roam.info("goes on")
         assert messages(arrived(cell))[-1] == "goes on"

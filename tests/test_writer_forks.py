@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import threading
 
 import pytest
@@ -91,6 +92,44 @@ def test_a_fork_inside_a_record_writes_it_once(monkeypatch, call):
     assert 0 <= os.waitstatus_to_exitcode(os.waitpid(forks[0], 0)[1]) <= 2 * Outcome.DROPPED
     assert before == bench.mapping[:]
     assert [b"before", b"record", *(b"after %d" % number for number in range(5))] == bench.payloads()
+
+
+def test_a_fork_while_a_thread_waits_for_the_lock_waits_no_longer():
+    """A signal handler that runs in the middle of the wait forks: the child, which lacks the thread that has the lock,
+    comes out of the wait with nothing written, and the parent goes on."""
+    bench = Bench()
+    release, is_held, forks = threading.Event(), threading.Event(), []
+
+    def hold():
+        with bench.writer._lock:
+            is_held.set()
+            release.wait(30)
+
+    def fork(*_):
+        forks.append(os.fork())
+        if forks[0]:
+            release.set()
+        else:
+            signal.alarm(20)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            bench.writer.disown()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert is_held.wait(10)
+    before, timer = signal.signal(signal.SIGALRM, fork), signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        outcome = bench.writer.write(BULK, b"record", 0)
+        if not forks[0]:
+            os._exit(outcome)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+    holder.join()
+    assert Outcome.WRITTEN == outcome
+    assert Outcome.DROPPED == os.waitstatus_to_exitcode(os.waitpid(forks[0], 0)[1])
+    assert [b"record"] == bench.payloads()
+    assert {} == bench.dropped()
 
 
 def test_a_fork_that_python_did_not_see_writes_nothing():

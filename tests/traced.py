@@ -100,3 +100,24 @@ def encode_number(number: int) -> bytes:
 def decode_number(data: bytes) -> int:
     """For streams."""
     return int(data)
+
+
+def log_in_requests(users: list[int]) -> None:
+    """One line of plain `logging` at DEBUG inside of a span for each user, and one outside."""
+    log = logging.getLogger("lib")
+    for user in users:
+        with roam.span("request", user=user):
+            log.debug("of %s", user)
+    log.debug("of nobody")
+
+
+def work_in_cells(method: str, depth: int) -> list[tuple[str, str]]:
+    """One span, in it one event and, below `depth`, a cell of the same kind: parent and trace of that cell's span."""
+    with tracer.span("work"):
+        tracer.info("working")
+        if not depth:
+            return []
+        with roam.TracingHost(forward=False) as host:
+            cell = roam.spawn_cell(work_in_cells, method, depth - 1, host=host, start_method=method)
+            cell.result(WAIT_S)
+            return [(r.parent_id.hex(), r.trace_id.hex()) for r in cell.records() if r.kind == "span_enter"]

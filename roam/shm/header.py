@@ -20,9 +20,12 @@ from .layout import (
     SegmentConfig,
 )
 
-__all__ = ["Identity", "pack_header", "read_header"]
+__all__ = ["NO_CAUSE", "Identity", "pack_header", "read_header"]
 
 _CRC_OFFSET = HEADER.size - 4
+
+
+NO_CAUSE = bytes(24)
 
 
 class Identity(NamedTuple):
@@ -38,6 +41,8 @@ class Identity(NamedTuple):
     anchor: ClockAnchor
     roam_version: str
     python_version: str
+    cause: bytes = NO_CAUSE
+    """Trace id (16 bytes) and span id (8) of what the process is a part of; zeros where it is its own beginning."""
 
 
 def pack_header(geometry: Geometry, identity: Identity) -> bytes:
@@ -67,6 +72,8 @@ def pack_header(geometry: Geometry, identity: Identity) -> bytes:
         _fit(identity.name, 128),
         _fit(identity.roam_version, 32),
         _fit(identity.python_version, 32),
+        identity.cause[:16],
+        identity.cause[16:],
         0,
     )
     return body[:_CRC_OFFSET] + crc32(body[len(MAGIC) : _CRC_OFFSET]).to_bytes(4, "little")
@@ -125,5 +132,6 @@ def read_header(fd: int, path: str) -> tuple[SegmentConfig, Identity]:
         name=_text(fields[20]),
         roam_version=_text(fields[21]),
         python_version=_text(fields[22]),
+        cause=fields[23] + fields[24],
     )
     return config, identity

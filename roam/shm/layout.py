@@ -78,10 +78,10 @@ CAUSES = ("newest", "timed_out", "oversize", "nested", "sampled", "unencodable",
 """Why a record was dropped before it got a sequence number; the order is that of the status words."""
 
 HEADER_BYTES = 512
-HEADER = struct.Struct("<8s II Q 8I QQ 16s QQ QQ 16s 128s 32s 32s I")
+HEADER = struct.Struct("<8s II Q 8I QQ 16s QQ QQ 16s 128s 32s 32s 16s 8s I")
 """magic | abi_version, header_bytes | total_bytes | page_bytes, life, vital, bulk pages, record_bytes, span_slots,
 span_slot_bytes, mailbox_slot_bytes | peer_id, epoch | nonce | host_pid, host_start_ticks | wall_ns, monotonic_ns |
-boot_id | name | roam version | python version | crc32 of all before it but the magic."""
+boot_id | name | roam version | python version | trace id, span id of the cause | crc32 of all before it but the magic."""
 
 HOST_OFFSET = 512
 CONFIG_OFFSET = 576

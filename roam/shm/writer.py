@@ -15,17 +15,20 @@ from __future__ import annotations
 import mmap
 import time
 from _thread import RLock
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 from zlib import crc32
 
 from .layout import CAUSES, LANES, Geometry, HostWord, StatusWord, announced_word, dropped_word
+from .overflow import DROP_OLDEST, LaneOverflow, Overflow
 from .ownership import ownership
+from .pending import Announcement, Nested
 from .ring import RingWriter
 from .words import words_of
 
 __all__ = ["LockUnavailable", "Outcome", "SegmentWriter"]
 
+_NEWEST = CAUSES.index("newest")
+_TIMED_OUT = CAUSES.index("timed_out")
 _OVERSIZE = CAUSES.index("oversize")
 _NESTED = CAUSES.index("nested")
 _FINALIZING = CAUSES.index("finalizing")
@@ -36,6 +39,9 @@ _ACKNOWLEDGED = int(StatusWord.ACKNOWLEDGED)
 
 NESTED_LIMIT = 64
 """Records that nested calls may queue while one record is being written."""
+
+LOCK_STEP_S = 0.25
+"""How long to wait for the lock before looking whether this is a forked child, in which nobody has it."""
 
 FINALIZING_WAIT_S = 0.1
 """How long to wait for the lock while the interpreter ends, when its holder may be a frozen daemon thread."""
@@ -51,35 +57,15 @@ class Outcome:
     STALE = 1
     """A newer configuration is in force: judge again."""
     DROPPED = 2
+    FULL = 3
+    """Nothing was written: the host has to take records first, and the lane's policy is to wait. See `await_room`."""
 
 
-_WRITTEN, _STALE, _DROPPED = Outcome.WRITTEN, Outcome.STALE, Outcome.DROPPED
+_WRITTEN, _STALE, _DROPPED, _FULL = Outcome.WRITTEN, Outcome.STALE, Outcome.DROPPED, Outcome.FULL
 
 
 class LockUnavailable(Exception):
     """The lock's holder will not come back. Never leaves this module."""
-
-
-class _Nested:
-    """A record that a nested call has left for the outer one; or, with `lane` -1, an acknowledgement of `generation`."""
-
-    __slots__ = ("crc", "generation", "lane", "payload", "seq")
-
-    def __init__(self, lane: int, payload: bytes, crc: int, generation: int) -> None:
-        self.lane = lane
-        self.payload = payload
-        self.crc = crc
-        self.generation = generation
-        self.seq = -1
-        """What it is going to be, or is already if the lane has come further; -1 before that is known."""
-
-
-class _Announcement(NamedTuple):
-    """A `Dropped` record that is being written: its sequence, the totals that it completes, its body."""
-
-    seq: int
-    totals: list[int]
-    body: bytes
 
 
 class SegmentWriter:
@@ -104,17 +90,16 @@ class SegmentWriter:
         self._ring = ring
         self._clock = clock
         self._lock = RLock()
-        self._acquire: Callable[[], object] = self._lock.acquire
-        self._patience_s = FINALIZING_WAIT_S
+        self._patience_s: float | None = None
         self._state = _IDLE
         self._last_ns = 0
         self._rung = 0
-        self._nested: list[_Nested] = []
+        self._nested: list[Nested] = []
         # Lane by lane, by the index of the cause: all drops, and those that a `Dropped` record has told of.
         self._dropped = [[0] * len(CAUSES) for _ in LANES]
         self._announced = [[0] * len(CAUSES) for _ in LANES]
         self._untold = [False] * len(LANES)
-        self._announcements: list[_Announcement | None] = [None] * len(LANES)
+        self._announcements: list[Announcement | None] = [None] * len(LANES)
         # r[impl shm.writer.owner] Not a method: without a cycle the mapping goes when its last user goes.
         may_turn = self._is_owner = ownership()
         self.lanes = [
@@ -128,13 +113,19 @@ class SegmentWriter:
             )
             for offset, pages in zip(geometry.lane_offsets, geometry.lane_pages, strict=True)
         ]
-        self._appends = [ring.append for ring in self.lanes]
+        self.overflow = LaneOverflow([DROP_OLDEST] * len(LANES), self.lanes, words)
+        """What happens where a lane is full of records that the host has not taken. Replaced as a whole."""
+
+    def plan_overflow(self, policies: Sequence[Overflow]) -> LaneOverflow:
+        """What to store into `overflow` for these policies, lane by lane; the same if they are in force already."""
+        if tuple(policies) == self.overflow.policies:
+            return self.overflow
+        return LaneOverflow(policies, self.lanes, self._words)
 
     def write(self, lane: int, payload: bytes, generation: int) -> int:
         """Commit one record body, judged while the generation word was `generation`. Returns an `Outcome`.
 
-        When it returns WRITTEN the record is in the segment, except for a nested call, whose record the outer call
-        writes. STALE means that nothing was written, because a newer configuration is in force.
+        After WRITTEN the record is in the segment; that of a nested call as soon as the outer call has returned.
         """
         if not self._is_owner():
             # Forked by C code, which runs no hook: not a byte, and no lock that another thread may have held.
@@ -143,7 +134,8 @@ class SegmentWriter:
         words = self._words
         try:
             # Inside the block: a signal handler that raises directly after it must not leave the lock taken.
-            self._acquire()
+            if not self._lock.acquire(False):
+                self._await_lock()
             if self._state:
                 if self._state == _BUSY:
                     return self._defer(lane, payload, crc, generation)
@@ -153,14 +145,14 @@ class SegmentWriter:
                 # r[impl shm.config.judged] Compared where nothing can come between it and the commit.
                 if words[_GENERATION] != generation:
                     outcome = _STALE
+                elif self._untold[lane] and not self._announce(lane):
+                    outcome = self._refuse(lane, payload)
                 else:
-                    if self._untold[lane]:
-                        self._announce(lane)
                     now = self._clock()
                     if now <= self._last_ns:
                         now = self._last_ns + 1
                     self._last_ns = now
-                    if self._appends[lane](payload, crc, now):
+                    if self.overflow.appends[lane](payload, crc, now):
                         self._words[_HEARTBEAT] = now
                         outcome = _WRITTEN
                     else:
@@ -176,7 +168,7 @@ class SegmentWriter:
             else:
                 self._state = _IDLE
         except LockUnavailable:
-            self._count(lane, _FINALIZING)
+            self._count_unlocked(lane)
             return _DROPPED
         finally:
             try:  # noqa: SIM105 – `suppress` is Python code, and could be interrupted before the release
@@ -187,8 +179,7 @@ class SegmentWriter:
         parked = words[_PARKED]
         # r[impl shm.doorbell.once]
         if parked != self._rung:
-            self._rung = parked
-            self._ring()
+            self._ring_once(parked)
         return outcome
 
     def acknowledge(self, generation: int) -> None:
@@ -196,12 +187,13 @@ class SegmentWriter:
         if not self._is_owner():
             return
         try:
-            self._acquire()
+            if not self._lock.acquire(False):
+                self._await_lock()
             if self._state == _IDLE:
                 self._store_acknowledgement(generation)
             else:
                 # Records that are being written, or wait to be, were judged before.
-                self._nested.append(_Nested(-1, b"", 0, generation))
+                self._nested.append(Nested(-1, b"", 0, generation))
                 if self._state == _UNSETTLED:
                     self._settle()
         except LockUnavailable:
@@ -212,16 +204,36 @@ class SegmentWriter:
             except RuntimeError:
                 pass
 
+    def await_room(self, lane: int, deadline: float) -> bool:
+        """Wait for the host after `Outcome.FULL`, without the lock. Returns False, with the record counted as timed out,
+        where that is in vain; see `LaneOverflow.await_room`."""
+        try:
+            has_room = self.overflow.await_room(lane, deadline, lambda: self._ring_once(self._words[_PARKED]))
+        except BaseException:
+            # A signal handler raised: the record is given up.
+            self.drop(lane, "timed_out")
+            raise
+        if not has_room:
+            self.drop(lane, "timed_out")
+        return has_room
+
+    def _ring_once(self, parked: int) -> None:
+        if parked == self._rung:
+            return
+        self._rung = parked
+        self._ring()
+
     def drop(self, lane: int, cause: str) -> None:
         """Count a record that will not be written. The next record of the lane is preceded by the counts."""
         index = CAUSES.index(cause)
         if not self._is_owner():
             return
         try:
-            self._acquire()
+            if not self._lock.acquire(False):
+                self._await_lock()
             self._count(lane, index)
         except LockUnavailable:
-            self._count(lane, _FINALIZING)
+            self._count_unlocked(lane)
         finally:
             try:  # noqa: SIM105 – as in `write`
                 self._lock.release()
@@ -230,7 +242,7 @@ class SegmentWriter:
 
     def finalize(self) -> None:
         """From now on wait for the lock only so long: daemon threads may be frozen while they hold it."""
-        self._acquire = self._acquire_bounded
+        self._patience_s = FINALIZING_WAIT_S
 
     def disown(self) -> None:
         """In a forked child: never write into the parent's stream, and never wait for a thread that is not here."""
@@ -239,63 +251,79 @@ class SegmentWriter:
         for ring in self.lanes:
             ring.retire(nobodys, words)
         self._lock = RLock()
-        self._acquire = self._lock.acquire
         self._nested = []
         self._state = _IDLE
+        self.overflow = LaneOverflow([DROP_OLDEST] * len(LANES), self.lanes, words)
 
-    def _acquire_bounded(self) -> None:
-        if not self._lock.acquire(True, self._patience_s):
-            # Whoever holds it is frozen for good, and the next call need not wait for it again.
-            self._patience_s = 0.0
-            raise LockUnavailable
+    def _await_lock(self) -> None:
+        """Wait for whoever has the lock. A signal handler may run meanwhile, and may fork: in the child nobody has it, so
+        the wait is made in steps. Raises `LockUnavailable`."""
+        lock = self._lock
+        while not lock.acquire(True, LOCK_STEP_S if self._patience_s is None else self._patience_s):
+            if self._patience_s is not None:
+                # Whoever holds it is frozen for good, and the next call need not wait for it again.
+                self._patience_s = 0.0
+                raise LockUnavailable
+            if lock is not self._lock or not self._is_owner():
+                raise LockUnavailable
 
     def _tick(self) -> int:
         self._last_ns = now = max(self._clock(), self._last_ns + 1)
         return now
 
     def _refuse(self, lane: int, payload: bytes) -> int:
-        """The lane did not take the record: it can never fit, or this process is not the one that may write."""
+        """The lane did not take the record: it can never fit, or the host is behind, or this process may not write."""
         if len(payload) > self.lanes[lane].largest_bytes:
             self._count(lane, _OVERSIZE)
+        elif self.overflow.policies[lane].spares and self._is_owner():
+            self.overflow.note_full(lane)
+            if self.overflow.policies[lane].wait_s:
+                return _FULL
+            self._count(lane, _NEWEST)
         return _DROPPED
 
     def _store_acknowledgement(self, generation: int) -> None:
         if self._words[_GENERATION] == generation:
             self._words[_ACKNOWLEDGED] = generation
 
-    def _announce(self, lane: int) -> None:
-        """Write a `Dropped` record, after one that an exception interrupted."""
+    def _announce(self, lane: int) -> bool:
+        """Write a `Dropped` record, after one that an exception interrupted; False if there is no room for it, and so
+        none for the record that it has to precede."""
         # r[impl shm.dropped.announced]
-        if self._announcements[lane] is not None:
-            self._tell(lane)
+        if self.overflow.is_still_full(lane):
+            return False
+        if self._announcements[lane] is not None and not self._tell(lane):
+            return False
         if not self._untold[lane]:
-            return
+            return True
         totals = self._dropped[lane].copy()
         numbers = zip(CAUSES, totals, self._announced[lane], strict=True)
         body = self._encode_dropped({name: total - told for name, total, told in numbers if total > told})
-        self._announcements[lane] = _Announcement(self.lanes[lane].emitted, totals, body)
-        self._tell(lane)
+        self._announcements[lane] = Announcement(self.lanes[lane].emitted, totals, body)
+        return self._tell(lane)
 
-    def _tell(self, lane: int) -> None:
-        """Whatever of the lane's announcement is still to be done; every step may be done twice."""
+    def _tell(self, lane: int) -> bool:
+        """Whatever of the lane's announcement is still to be done; every step may be done twice. False if there is no
+        room for it."""
         announcement = self._announcements[lane]
         assert announcement is not None
         seq, totals, body = announcement
         ring, announced = self.lanes[lane], self._announced[lane]
         if ring.emitted == seq:
-            ring.append(body, crc32(body), self._tick())
+            self.overflow.appends[lane](body, crc32(body), self._tick())
         if ring.emitted > seq:
             for cause, total in enumerate(totals):
                 self._words[announced_word(lane, cause)] = total
                 announced[cause] = total
         self._announcements[lane] = None
         self._untold[lane] = self._dropped[lane] != announced
+        return ring.emitted > seq or not self.overflow.policies[lane].spares
 
     def _defer(self, lane: int, payload: bytes, crc: int, generation: int) -> int:
         if len(self._nested) >= NESTED_LIMIT:
             self._count(lane, _NESTED)
             return _DROPPED
-        nested = _Nested(lane, payload, crc, generation)
+        nested = Nested(lane, payload, crc, generation)
         # Nothing comes between this and the append, so an acknowledgement cannot get in front of the record.
         if self._words[_GENERATION] != generation:
             return _STALE
@@ -319,23 +347,33 @@ class SegmentWriter:
             self._write_nested(nested[0])
             del nested[0]
 
-    def _write_nested(self, nested: _Nested) -> None:
+    def _write_nested(self, nested: Nested) -> None:
         lane = nested.lane
         if lane < 0:
             self._store_acknowledgement(nested.generation)
             return
         ring = self.lanes[lane]
         if nested.seq < 0:
-            if self._untold[lane]:
-                self._announce(lane)
+            if self._untold[lane] and not self._announce(lane):
+                self._refuse_nested(lane, nested.payload)
+                return
             nested.seq = ring.emitted
         # Not equal: it was written, and the exception came before it could be taken out of the queue.
         if ring.emitted == nested.seq:
             now = self._tick()
-            if ring.append(nested.payload, nested.crc, now):
+            if self.overflow.appends[lane](nested.payload, nested.crc, now):
                 self._words[_HEARTBEAT] = now
             else:
-                self._refuse(lane, nested.payload)
+                self._refuse_nested(lane, nested.payload)
+
+    def _refuse_nested(self, lane: int, payload: bytes) -> None:
+        if self._refuse(lane, payload) == _FULL:
+            # Inside of another call nobody can wait.
+            self._count(lane, _TIMED_OUT)
+
+    def _count_unlocked(self, lane: int) -> None:
+        if self._is_owner():
+            self._count(lane, _FINALIZING)
 
     def _count(self, lane: int, cause: int) -> None:
         at = dropped_word(lane, cause)

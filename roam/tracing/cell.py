@@ -20,6 +20,7 @@ from ..ticket import SpawnTicket
 from . import emitter as emitters
 from .emitter import Emitter
 from .records import CRITICAL, Peer
+from .scope import active_scope
 
 __all__ = ["CellTracing", "attach", "attached", "init_cell_tracing"]
 
@@ -116,6 +117,8 @@ def attach(ticket: SpawnTicket) -> CellTracing:
         _registered = True
     _attached = tracing
     emitters.install(tracing.emitter)
+    # By fork it has inherited the active span as an object; in the segment's header it stands as what it is here.
+    active_scope.set(None)
     return tracing
 
 

@@ -22,6 +22,7 @@ from ..stage import ExceptionText
 from .draft import LEVEL_MAX, Draft, fit
 from .exceptions import describe_exception
 from .records import Dropped, Event, Record, SpanClose, SpanEnter, SpanExit
+from .redaction import Redactor
 
 __all__ = [
     "LEVEL_MAX",
@@ -66,6 +67,7 @@ def encode_event(
     exception: ExceptionText | None = None,
     limit_bytes: int = DEFAULT_LIMIT_BYTES,
     flags: int = 0,
+    redactor: Redactor | None = None,
 ) -> bytes | None:
     """The body of an `Event`, at most `limit_bytes` long; None where it cannot be made that short (never from 512 on)."""
     try:
@@ -79,6 +81,7 @@ def encode_event(
             and 0 <= level <= LEVEL_MAX
             and len(message) + len(target) <= _LONG_TEXT
             and len(fields) <= _MANY_FIELDS
+            and (redactor is None or redactor.safe.issuperset(fields))
         ):
             for key, value in fields.items():
                 kind = type(value)
@@ -96,7 +99,7 @@ def encode_event(
     except Exception:
         # r[impl trace.encode.total]
         pass  # 2**64, a lone surrogate, a dict that another thread changes: the slow path sorts them out.
-    draft = Draft(_EVENT, level, target, message, fields, (thread, span_id, trace_id), exception)
+    draft = Draft(_EVENT, level, target, message, fields, (thread, span_id, trace_id), exception, redactor)
     draft.flags = flags
     return fit(draft, limit_bytes)
 
@@ -111,16 +114,18 @@ def encode_span_enter(
     trace_id: bytes,
     parent_id: bytes | None,
     limit_bytes: int = DEFAULT_LIMIT_BYTES,
+    redactor: Redactor | None = None,
 ) -> bytes | None:
     """The body of a `SpanEnter`, at most `limit_bytes` long; None where it cannot be made that short."""
     try:
-        if _is_plain(level, target, name, fields):
+        if _is_plain(level, target, name, fields, redactor):
             body = _pack((_ENTER, level, target, name, fields, thread, span_id, trace_id, parent_id))
             if len(body) <= limit_bytes:
                 return body
     except Exception:
         pass
-    return fit(Draft(_ENTER, level, target, name, fields, (thread, span_id, trace_id, parent_id), None), limit_bytes)
+    ids = (thread, span_id, trace_id, parent_id)
+    return fit(Draft(_ENTER, level, target, name, fields, ids, None, redactor), limit_bytes)
 
 
 def encode_span_exit(
@@ -156,18 +161,19 @@ def encode_span_close(
     duration_ns: int,
     exception: ExceptionText | None = None,
     limit_bytes: int = DEFAULT_LIMIT_BYTES,
+    redactor: Redactor | None = None,
 ) -> bytes | None:
     """The body of a `SpanClose`, at most `limit_bytes` long; None where it cannot be made that short."""
     duration_ns = min(max(duration_ns, 0), _LARGEST_WORD)
     try:
-        if exception is None and _is_plain(level, target, name, fields):
+        if exception is None and _is_plain(level, target, name, fields, redactor):
             body = _pack((_CLOSE, level, target, name, fields, thread, span_id, trace_id, parent_id, duration_ns))
             if len(body) <= limit_bytes:
                 return body
     except Exception:
         pass
     ids = (thread, span_id, trace_id, parent_id, duration_ns)
-    return fit(Draft(_CLOSE, level, target, name, fields, ids, exception), limit_bytes)
+    return fit(Draft(_CLOSE, level, target, name, fields, ids, exception, redactor), limit_bytes)
 
 
 def encode_dropped(counts: Mapping[str, int]) -> bytes:
@@ -175,7 +181,7 @@ def encode_dropped(counts: Mapping[str, int]) -> bytes:
     return _pack((_DROPPED, counts))
 
 
-def _is_plain(level: object, target: object, name: object, fields: Fields) -> bool:
+def _is_plain(level: object, target: object, name: object, fields: Fields, redactor: Redactor | None = None) -> bool:
     """Whether all of it may go to msgspec as it is."""
     if (
         type(name) is not str
@@ -184,6 +190,7 @@ def _is_plain(level: object, target: object, name: object, fields: Fields) -> bo
         or not 0 <= level <= LEVEL_MAX
         or len(name) + len(target) > _LONG_TEXT
         or len(fields) > _MANY_FIELDS
+        or (redactor is not None and not redactor.safe.issuperset(fields))
     ):
         return False
     for key, value in fields.items():

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Self
 
+import msgspec
+
 from ..errors import FilterError
+from ..shm.layout import LANES
+from ..shm.overflow import DROP_OLDEST, Overflow, parse_overflow
 from .filter import Filter
+from .redaction import REDACTED_NAMES
 
 __all__ = ["DISABLED", "ConfigResult", "TracingConfig"]
 
@@ -20,43 +26,111 @@ class _Settings(NamedTuple):
     """Decides at the host what goes on to subscribers and logging; None for all."""
     span_events: bool
     """Whether spans are written as records. The open-span table is kept either way."""
+    overflow: tuple[Overflow, ...]
+    """What becomes of records that the host has no room for: for the lanes life, vital and bulk."""
+    redact: tuple[str, ...]
+    """Names of fields whose values are never written."""
+    exception_locals: bool
+    """Whether exceptions show the local variables of their innermost frames."""
 
 
 class TracingConfig(_Settings):
     """What cells capture and what the host passes on. Immutable.
 
     `capture` is the filter that decides in the cell, `ROAM_FILTER` or `info` where it is not given. `forward` is the
-    filter for subscribers and the host's logging, where it should be narrower. Raises `FilterError` for a filter
-    that does not parse.
+    filter for subscribers and the host's logging, where it should be narrower; it cannot ask for spans. Raises
+    `FilterError` for a filter that does not parse.
+
+    `overflow` says what happens where a cell writes faster than its host reads: `drop_oldest`, which is the default and
+    costs an emit nothing; `drop_newest`; or `block(seconds)`, which waits in the emit, then drops, and drops at once
+    until the host moves again. It is one policy for all lanes, or one for each of `life` (exceptions), `vital`
+    (WARNING and above) and `bulk`. Every record that is dropped is counted. Raises `ValueError` for anything else.
+
+    `redact` names the fields whose values never leave the cell, see `roam.tracing.redaction`; to name more write
+    `redact=(*roam.REDACTED_NAMES, "iban")`, to write everything `redact=()`. With `exception_locals` the last frames of
+    an exception show their local variables, each cut to 160 bytes, secret ones redacted by their names.
     """
 
     __slots__ = ()
 
     def __new__(
-        cls, capture: str | Filter | None = None, *, forward: str | Filter | None = None, span_events: bool = True
+        cls,
+        capture: str | Filter | None = None,
+        *,
+        forward: str | Filter | None = None,
+        span_events: bool = True,
+        overflow: str | Mapping[str, str] = "drop_oldest",
+        redact: Iterable[str] = REDACTED_NAMES,
+        exception_locals: bool = False,
     ) -> Self:
-        """Parse the filters."""
+        """Parse everything."""
         if capture is None:
             capture = _filter_from_environment()
         if not isinstance(capture, Filter):
             capture = Filter(capture)
         if forward is not None and not isinstance(forward, Filter):
             forward = Filter(forward)
-        return super().__new__(cls, capture, forward, bool(span_events))
+        if forward is not None:
+            forward.require_targets_only()
+        return super().__new__(
+            cls, capture, forward, bool(span_events), _policies(overflow), _names(redact), bool(exception_locals)
+        )
 
     def __getnewargs_ex__(self) -> tuple[tuple[Filter], dict[str, Any]]:
         """For pickle and copy, which call `__new__`."""
-        return (self.capture,), {"forward": self.forward, "span_events": self.span_events}
+        options = self._asdict() | {"overflow": self._overflow_texts()}
+        return (options.pop("capture"),), options
 
     def to_bytes(self) -> bytes:
-        """What travels to the cell: `<span_events> <filter>` as UTF-8."""
-        return f"{int(self.span_events)} {self.capture}".encode()
+        """What travels to the cell."""
+        redact = None if self.redact == REDACTED_NAMES else self.redact
+        wire = _Wire(str(self.capture), self.span_events, self._overflow_texts(), redact, self.exception_locals)
+        return msgspec.json.encode(wire)
 
     @classmethod
     def from_bytes(cls, body: bytes) -> TracingConfig:
-        """The cell's reading of `to_bytes`. Raises `FilterError` or `ValueError` for anything else."""
-        span_events, _, text = body.decode().partition(" ")
-        return cls(text, span_events=bool(int(span_events)))
+        """The cell's reading of `to_bytes`. Raises `ValueError`, of which `FilterError` is one, for anything else."""
+        wire = msgspec.json.decode(body, type=_Wire)
+        return cls(
+            wire.capture,
+            span_events=wire.span_events,
+            overflow=wire.overflow,
+            redact=REDACTED_NAMES if wire.redact is None else wire.redact,
+            exception_locals=wire.exception_locals,
+        )
+
+    def _overflow_texts(self) -> dict[str, str]:
+        """Lane to policy, where it is not the default."""
+        return {lane: str(policy) for lane, policy in zip(LANES, self.overflow, strict=True) if policy != DROP_OLDEST}
+
+
+class _Wire(msgspec.Struct, array_like=True):
+    """A configuration as the mailbox holds it."""
+
+    capture: str
+    span_events: bool
+    overflow: dict[str, str]
+    redact: tuple[str, ...] | None
+    exception_locals: bool
+
+
+def _names(redact: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(redact, str):
+        raise TypeError(f"redact={redact!r} is one name and not several: write redact=[{redact!r}]")
+    names: tuple[Any, ...] = tuple(redact)
+    for name in names:
+        if not isinstance(name, str) or not any(map(str.isalnum, name)):
+            raise ValueError(f"redact: {name!r} is no name of a field; one has letters or digits")
+    return names
+
+
+def _policies(overflow: str | Mapping[str, str]) -> tuple[Overflow, ...]:
+    if isinstance(overflow, str):
+        return (parse_overflow(overflow),) * len(LANES)
+    unknown = [lane for lane in overflow if lane not in LANES]
+    if unknown:
+        raise ValueError(f"overflow: there is no lane {unknown[0]!r}; the lanes are {', '.join(LANES)}")
+    return tuple(parse_overflow(overflow.get(lane, "drop_oldest")) for lane in LANES)
 
 
 def _filter_from_environment() -> Filter:

@@ -9,6 +9,7 @@ import msgspec
 from ..stage import ExceptionText
 from .normalise import Normaliser, cut_middle, cut_text, normalise, safe_text, water_level
 from .records import CUT, INFO, MESSAGE_CONVERTED
+from .redaction import Redactor
 
 __all__ = ["LEVEL_MAX", "Draft", "fit", "wire_level"]
 
@@ -27,7 +28,7 @@ _pack = msgspec.msgpack.Encoder().encode
 class Draft:
     """The parts of one record before they are packed. `ids` are the items that stand after the fields as they are."""
 
-    __slots__ = ("cuts", "exception", "fields", "flags", "ids", "level", "message", "tag", "target")
+    __slots__ = ("cuts", "exception", "fields", "flags", "ids", "level", "message", "redactor", "tag", "target")
 
     def __init__(
         self,
@@ -38,9 +39,11 @@ class Draft:
         fields: Any,
         ids: tuple[Any, ...],
         exception: ExceptionText | None,
+        redactor: Redactor | None = None,
     ) -> None:
         self.tag, self.level, self.target, self.message = tag, level, target, message
         self.fields, self.ids, self.exception = fields, ids, exception
+        self.redactor = redactor
         self.flags = 0
         self.cuts: dict[str, int] = {}
 
@@ -61,7 +64,7 @@ class Draft:
         if not is_whole:
             self.note_cut("message", length)
         if self.tag != _EXIT:
-            self.fields, flags, cuts = normalise(self.fields, limit_bytes)
+            self.fields, flags, cuts = normalise(self.fields, limit_bytes, self.redactor)
             self.flags |= flags
             self.cuts.update(cuts)
         if self.exception is not None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import random
 import sys
+import time
 import weakref
 from _thread import RLock, get_ident
 from collections.abc import Callable
-from contextvars import ContextVar
-from typing import Any, TypeAlias
+from typing import Any
 
 from ..errors import RoamError
+from ..shm.header import NO_CAUSE
 from ..shm.layout import BULK, LIFE, VITAL, HostWord
 from ..shm.mailbox import read_config
 from ..shm.mapping import MappedSegment
@@ -26,12 +27,12 @@ from ..stage import ExceptionText
 from .codec import describe_exception, encode_dropped, encode_event, encode_span_enter
 from .config import TracingConfig
 from .records import PRINTED, WARNING
+from .redaction import Redactor, redactor_of
+from .scope import Scope, active_scope
 
 __all__ = [
     "Emitter",
     "ExceptionArgument",
-    "SpanContext",
-    "active_span",
     "current_emitter",
     "exception_text",
     "install",
@@ -40,19 +41,13 @@ __all__ = [
 ]
 
 _GENERATION = int(HostWord.GENERATION)
+_ATTEMPTS = 64
+"""How often a record is tried to be written, when each time a configuration or another thread comes first."""
 _REFRESH_S = 0.1
 """How long to wait for another thread to take a configuration: it may be a daemon thread, frozen at the end."""
 
 ExceptionArgument = bool | BaseException | tuple[Any, Any, Any] | None
 """As `exc_info` in `logging`: True for the exception being handled, an exception, or what `sys.exc_info()` returns."""
-
-
-SpanContext: TypeAlias = tuple[bytes, bytes]
-"""What records inherit from the span they are in: its id and its trace's. A plain tuple, which is made in a tenth of
-the time of a named one."""
-
-active_span: ContextVar[SpanContext | None] = ContextVar("roam_active_span", default=None)
-"""The innermost open span of this context; None outside of all spans."""
 
 
 class Emitter:
@@ -74,11 +69,17 @@ class Emitter:
         )
         self._record_bytes = segment.config.record_bytes
         self._random = random.Random(os.urandom(16))
-        self.root: SpanContext = (self.new_span_id(), os.urandom(16))
+        # r[impl trace.cause]
+        cause = segment.identity.cause
+        self.is_caused = cause != NO_CAUSE
+        """Whether this process is a part of something that began elsewhere."""
+        self.root = Scope(cause[16:], cause[:16]) if self.is_caused else Scope(self.new_span_id(), os.urandom(16))
+        """What stands around all spans: a span of another process, or nothing but ids."""
         self.generation = -1
         self.config = TracingConfig("info")
         self.filter = self.config.capture
         self.thresholds = self.filter.thresholds
+        self.redactor = redactor_of(self.config.redact)
         self._refreshing = RLock()
         self._patience_s = _REFRESH_S
         _emitters.add(self)
@@ -96,6 +97,7 @@ class Emitter:
             if not self._refreshing.acquire(timeout=self._patience_s):
                 self._patience_s = 0.0
                 return self.generation
+            self._patience_s = _REFRESH_S
             seen = self.words[_GENERATION]
             found = read_config(self._memory, self.words)
             config = _parse(found[1]) if found is not None else None
@@ -104,11 +106,14 @@ class Emitter:
                 self.generation = -1 if seen else 0
                 return seen
             generation, capture = found[0], config.capture
+            overflow, redactor = self.writer.plan_overflow(config.overflow), redactor_of(config.redact)
             # No call from here on: a signal handler that emits may have taken a newer one meanwhile.
             if generation > self.generation:
                 self.config = config
                 self.filter = capture
                 self.thresholds = capture.thresholds
+                self.writer.overflow = overflow
+                self.redactor = redactor
                 self.generation = generation
         finally:
             try:  # noqa: SIM105 – `suppress` is Python code, and could be interrupted before the release
@@ -128,7 +133,7 @@ class Emitter:
         """Whether a record would be written just now."""
         if self.words[_GENERATION] != self.generation:
             self.refresh()
-        return level >= self.filter.threshold(target)
+        return self.filter.admits(level, target, active_scope.get() or self.root)
 
     def event(
         self,
@@ -140,21 +145,27 @@ class Emitter:
         seen: int,
         flags: int = 0,
     ) -> None:
-        """Write an event that was judged while the generation word was `seen`."""
+        """Write an event that has reached its target's threshold while the generation word was `seen`."""
+        scope = active_scope.get() or self.root
+        judge = self.filter
+        if judge.is_contextual and not judge.admits(level, target, scope):
+            return
         exception = None
         # r[impl trace.lanes]
         lane = BULK if level < WARNING else VITAL
         if exc_info is not None and exc_info is not False:
-            exception = exception_text(exc_info)
+            exception = exception_text(exc_info, self.shown_locals)
             if exception is not None:
                 lane = LIFE
-        span_id, trace_id = active_span.get() or self.root
         if target == "__mp_main__":
             target = "__main__"
-        limit = self._record_bytes
+        redactor = self.redactor
+        if redactor.hook is not None:
+            message = redactor.redact("message", message)
+        limit, trace_id = self._record_bytes, scope.trace_id
         try:
             payload = encode_event(
-                level, target, message, fields, get_ident(), span_id, trace_id, exception, limit, flags
+                level, target, message, fields, get_ident(), scope.span_id, trace_id, exception, limit, flags, redactor
             )
         except (RecursionError, MemoryError):
             # Raised by the call itself, before the encoder could catch anything.
@@ -162,32 +173,47 @@ class Emitter:
             return
         if payload is None:
             self.writer.drop(lane, "oversize")
-        elif self.writer.write(lane, payload, seen) == Outcome.STALE:
-            self._write_again(lane, payload, level, target)
+        elif outcome := self.writer.write(lane, payload, seen):
+            self._insist(outcome, lane, payload, seen, lambda: self.filter.admits(level, target, scope))
 
-    def write_span(self, level: int, target: str, payload: bytes | None, seen: int) -> None:
-        """Write a span record, if the configuration in force wants it; the span may be older than that."""
-        threshold = self.thresholds.get(target)
-        if not self.config.span_events or level < (self.filter.threshold(target) if threshold is None else threshold):
+    def write_span(self, level: int, target: str, payload: bytes | None, seen: int, scope: Scope) -> None:
+        """Write a record of the span that is `scope`, if the configuration in force wants it; the span may be older."""
+        judge = self.filter
+        threshold = judge.thresholds.get(target)
+        if not self.config.span_events or level < (judge.threshold(target) if threshold is None else threshold):
+            return
+        if judge.is_contextual and not judge.admits(level, target, scope):
             return
         if payload is None:
             self.writer.drop(BULK, "oversize")
-        elif self.writer.write(BULK, payload, seen) == Outcome.STALE:
-            self._write_again(BULK, payload, level, target, is_span=True)
+        elif outcome := self.writer.write(BULK, payload, seen):
+            self._insist(
+                outcome,
+                BULK,
+                payload,
+                seen,
+                lambda: self.config.span_events and self.filter.admits(level, target, scope),
+            )
 
     def open_body(
-        self, level: int, target: str, name: str, fields: dict[str, Any], context: SpanContext, parent_id: bytes
+        self, level: int, target: str, name: str, fields: dict[str, Any], scope: Scope, parent_id: bytes
     ) -> tuple[bytes | None, bytes]:
         """The record that says a span was entered, and the same in the size of a slot of the open-span table."""
         thread = get_ident()
-        span_id, trace_id = context
-        payload = encode_span_enter(
-            level, target, name, fields, thread, span_id, trace_id, parent_id, self._record_bytes
-        )
+        span_id, trace_id, limit = scope.span_id, scope.trace_id, self._record_bytes
+        redactor = self.redactor
+        payload = encode_span_enter(level, target, name, fields, thread, span_id, trace_id, parent_id, limit, redactor)
         if payload is not None and len(payload) <= PAYLOAD_LIMIT:
             return payload, payload
-        body = encode_span_enter(level, target, name, fields, thread, span_id, trace_id, parent_id, PAYLOAD_LIMIT)
+        body = encode_span_enter(
+            level, target, name, fields, thread, span_id, trace_id, parent_id, PAYLOAD_LIMIT, redactor
+        )
         return payload, body or b""
+
+    @property
+    def shown_locals(self) -> Redactor | None:
+        """What keeps secrets out of the local variables of exceptions; None where these are not shown at all."""
+        return self.redactor if self.config.exception_locals else None
 
     @property
     def record_bytes(self) -> int:
@@ -197,10 +223,19 @@ class Emitter:
     def report(self, level: int, message: str, exc: BaseException, fields: dict[str, Any]) -> None:
         """Write an exception into the life lane, whatever the filter says. Never raises."""
         try:
-            exception = describe_exception(exc)
+            exception = describe_exception(exc, shown_locals=self.shown_locals)
             # Whoever reports it goes on to print the traceback, as the interpreter does.
             payload = encode_event(
-                level, "roam.cell", message, fields, get_ident(), *self.root, exception, self._record_bytes, PRINTED
+                level,
+                "roam.cell",
+                message,
+                fields,
+                get_ident(),
+                self.root.span_id,
+                self.root.trace_id,
+                exception,
+                self._record_bytes,
+                PRINTED,
             )
             if payload is None:
                 self.writer.drop(LIFE, "oversize")
@@ -210,20 +245,31 @@ class Emitter:
             self.writer.drop(LIFE, "unencodable")
 
     def _write_unjudged(self, lane: int, payload: bytes) -> None:
-        for _ in range(8):
-            if self.writer.write(lane, payload, self.words[_GENERATION]) != Outcome.STALE:
-                return
-        self.writer.drop(lane, "timed_out")
+        seen = self.words[_GENERATION]
+        if outcome := self.writer.write(lane, payload, seen):
+            self._insist(outcome, lane, payload, seen, lambda: True)
 
-    def _write_again(self, lane: int, payload: bytes, level: int, target: str, *, is_span: bool = False) -> None:
-        """A configuration came between judging and writing: judge by the new one."""
-        for _ in range(8):
-            seen = self.refresh()
-            if level < self.filter.threshold(target) or (is_span and not self.config.span_events):
+    def _insist(self, outcome: int, lane: int, payload: bytes, seen: int, is_wanted: Callable[[], bool]) -> None:
+        """Do what is left to do for a record that was not written at once.
+
+        A configuration that came between judging and writing judges it anew, by `is_wanted`. A full lane is waited
+        for as long as its policy says, all waits of the record together."""
+        deadline = None
+        for _ in range(_ATTEMPTS):
+            if outcome == Outcome.STALE:
+                seen = self.refresh()
+                if not is_wanted():
+                    return
+            elif outcome == Outcome.FULL:
+                if deadline is None:
+                    deadline = time.monotonic() + self.writer.overflow.policies[lane].wait_s
+                if not self.writer.await_room(lane, deadline):
+                    return
+            else:
                 return
-            if self.writer.write(lane, payload, seen) != Outcome.STALE:
-                return
-        self.writer.drop(lane, "timed_out")
+            outcome = self.writer.write(lane, payload, seen)
+        if outcome != Outcome.WRITTEN:
+            self.writer.drop(lane, "timed_out")
 
 
 def _parse(body: bytes) -> TracingConfig | None:
@@ -233,7 +279,7 @@ def _parse(body: bytes) -> TracingConfig | None:
         return None
 
 
-def exception_text(exc_info: ExceptionArgument) -> ExceptionText | None:
+def exception_text(exc_info: ExceptionArgument, shown_locals: Redactor | None = None) -> ExceptionText | None:
     """The text of what `exc_info` stands for, None where there is no exception."""
     exc: object = exc_info
     if isinstance(exc, int):
@@ -241,7 +287,7 @@ def exception_text(exc_info: ExceptionArgument) -> ExceptionText | None:
         exc = sys.exc_info()[1] if exc else None
     elif isinstance(exc, tuple):
         exc = exc[1] if len(exc) > 1 else None
-    return describe_exception(exc) if isinstance(exc, BaseException) else None
+    return describe_exception(exc, shown_locals=shown_locals) if isinstance(exc, BaseException) else None
 
 
 _current: Emitter | None = None

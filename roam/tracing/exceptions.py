@@ -7,12 +7,15 @@ any size, and for some exceptions runs `__dir__` of user objects to make suggest
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from itertools import islice
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from ..stage import ExceptionText
-from .normalise import cut_middle, cut_text, safe_text, type_name
+from .normalise import Normaliser, cut_middle, cut_text, safe_text, type_name
+from .redaction import Redactor
 
 __all__ = ["describe_exception", "qualified_name"]
 
@@ -21,6 +24,10 @@ MAX_CHAIN = 16
 MAX_FRAMES = 64
 MAX_NOTES = 8
 MAX_GROUP_DEPTH = 4
+MAX_FRAMES_WITH_LOCALS = 4
+"""Innermost frames of each exception that show their variables, where these are asked for."""
+MAX_LOCALS = 16
+MAX_LOCAL_BYTES = 160
 _MAX_TYPE_BYTES = 256
 
 _CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
@@ -35,6 +42,12 @@ _traceback_of = BaseException.__dict__["__traceback__"].__get__
 _members_of = BaseExceptionGroup.__dict__["exceptions"].__get__
 
 
+def _frames_of(tb: TracebackType | None) -> Iterator[FrameType]:
+    while tb is not None:
+        yield tb.tb_frame
+        tb = tb.tb_next
+
+
 def qualified_name(kind: type) -> str:
     """`module.Class.Inner`; without the module for builtins, and with `__main__` for a cell's `__mp_main__`."""
     module, name = _module_of(kind), cut_text(_qualname_of(kind), _MAX_TYPE_BYTES)
@@ -45,10 +58,13 @@ def qualified_name(kind: type) -> str:
     return cut_text(f"{cut_text(module, _MAX_TYPE_BYTES)}.{name}", _MAX_TYPE_BYTES)
 
 
-def describe_exception(exc: BaseException, limit_bytes: int = 6144) -> ExceptionText:
+def describe_exception(
+    exc: BaseException, limit_bytes: int = 6144, shown_locals: Redactor | None = None
+) -> ExceptionText:
     """Type, message and traceback of `exc` as text: the traceback at most `limit_bytes` with its middle cut, the message a quarter.
 
-    Never raises, except that KeyboardInterrupt and SystemExit pass through; what cannot be formatted says so in the text.
+    With `shown_locals`, which keeps secrets out, the innermost frames show their local variables. Never raises, except
+    that KeyboardInterrupt and SystemExit pass through; what cannot be formatted says so in the text.
     """
     try:
         message = safe_text(exc, str, limit_bytes // 4)[0]
@@ -56,7 +72,7 @@ def describe_exception(exc: BaseException, limit_bytes: int = 6144) -> Exception
     except Exception as error:
         return ExceptionText(type_name(type(exc)), "", f"<traceback failed: {type_name(type(error))}>")
     try:
-        text = _Formatter(limit_bytes).chain(exc, 0)
+        text = _Formatter(limit_bytes, shown_locals).chain(exc, 0)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
@@ -67,8 +83,9 @@ def describe_exception(exc: BaseException, limit_bytes: int = 6144) -> Exception
 class _Formatter:
     """Formats one exception with all that hangs on it; `seen` bounds the whole and cuts cycles."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, shown_locals: Redactor | None) -> None:
         self.limit_bytes = limit_bytes
+        self.shown_locals = shown_locals
         self.seen: set[int] = set()
 
     def chain(self, exc: BaseException, depth: int) -> str:
@@ -111,11 +128,30 @@ class _Formatter:
         while walk.tb_next is not None:
             count, walk = count + 1, walk.tb_next
         if count <= MAX_FRAMES:
-            return [self.line(text) for text in traceback.format_tb(tb)]
-        half = MAX_FRAMES // 2
-        gap = f"  [{count - 2 * half} frames left out]\n"
-        lines = [*traceback.format_tb(tb, half), gap, *traceback.format_tb(tb, -half)]
-        return [self.line(text) for text in lines]
+            lines = traceback.format_tb(tb)
+        else:
+            half = MAX_FRAMES // 2
+            gap = f"  [{count - 2 * half} frames left out]\n"
+            lines = [*traceback.format_tb(tb, half), gap, *traceback.format_tb(tb, -half)]
+        lines = [self.line(text) for text in lines]
+        if self.shown_locals is not None:
+            # One text for each frame, from the innermost one outwards.
+            innermost = deque(_frames_of(tb), maxlen=MAX_FRAMES_WITH_LOCALS)
+            for index, frame in enumerate(reversed(innermost), 1):
+                lines[-index] += self.locals(frame, self.shown_locals)
+        return lines
+
+    def locals(self, frame: FrameType, redactor: Redactor) -> str:
+        """The local variables of a frame, few and short, one on a line."""
+        values = frame.f_locals
+        normaliser = Normaliser(redactor)
+        lines: list[str] = []
+        for name, value in islice(values.items(), MAX_LOCALS):
+            plain = normaliser.top_level(normaliser.permitted(name, name, value), MAX_LOCAL_BYTES)
+            lines.append(f"      {name} = {cut_text(repr(plain), MAX_LOCAL_BYTES)}\n")
+        if len(values) > MAX_LOCALS:
+            lines.append(f"      [{len(values) - MAX_LOCALS} variables left out]\n")
+        return "".join(lines)
 
     def line(self, text: str) -> str:
         """The text of one frame, cut: a source line may be megabytes long."""

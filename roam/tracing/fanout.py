@@ -53,7 +53,10 @@ class FanOut:
             raise TypeError(f"subscribe(capacity={capacity!r}): a number of records is an integer")
         if capacity < 1:
             raise ValueError(f"subscribe(capacity={capacity}): a queue holds at least one record")
-        subscription = Subscription(None if filter is None else Filter(filter), capacity, self._forget)
+        wanted = None if filter is None else Filter(filter)
+        if wanted is not None:
+            wanted.require_targets_only()
+        subscription = Subscription(wanted, capacity, self._forget)
         with self._lock:
             if self._is_closed:
                 raise HostClosed("subscribe")

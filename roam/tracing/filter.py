@@ -1,34 +1,30 @@
-"""Which records are let through: `info,app.db=debug,noisy=off`.
+"""Which records are let through: `info,app.db=debug,worker[request{user=7}]=trace,noisy=off`.
 
-A filter is a comma-separated list of directives: a level, which is the default for every target, or `target=level`,
-which holds for that target and those below it (`app.db` covers `app.db.pool`, not `app.dbx`); the longest target
-wins. Levels are `off`, `critical`, `error`, `warn`, `warning`, `info`, `debug`, `trace` in any letter case. The target
-`dill` starts at `warning` unless a directive names it.
+The grammar is in `roam.tracing.directives`. A level alone is the default for every target. `target=level` holds for
+that target and those below it (`app.db` covers `app.db.pool`, not `app.dbx`). `[request{user=7}]` narrows a directive to
+records made inside of such a span, however far inside; the span's own records count as inside.
+
+Of the directives that hold for a record the most specific decides alone: one with a span before one without; then the
+longer target; then the one that names its span; then the one with more fields; then the one whose span is further
+inside; then the lower level. A record that no directive holds for is not let through: the empty filter is `off`. The
+target `dill` starts at `warning` unless a directive names it or one with a span holds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from ..errors import FilterError
-from .records import CRITICAL, DEBUG, ERROR, INFO, TRACE, WARNING
+from .directives import OFF, Condition, Directive, parse_directives
+from .records import WARNING
+from .scope import Scope
 
 __all__ = ["Filter"]
 
-OFF = 1 << 30
-_LEVELS = {
-    "trace": TRACE,
-    "debug": DEBUG,
-    "info": INFO,
-    "warn": WARNING,
-    "warning": WARNING,
-    "error": ERROR,
-    "critical": CRITICAL,
-    "off": OFF,
-}
 _NARRATORS = {"dill": WARNING}
 """Targets that need a directive of their own to say more. dill tells at INFO of each object that it pickles, and
 `multiprocess` pickles through it: every `Pipe.send` would push a program's own records out of the ring."""
-_WORDS = {level: word for word, level in _LEVELS.items() if word != "warn"}
-_EXPECTED = "a level (off, critical, error, warning, info, debug, trace)"
 
 
 class Filter:
@@ -37,7 +33,7 @@ class Filter:
     `Filter(text)` raises `FilterError`, naming the column, where the text does not parse.
     """
 
-    __slots__ = ("_default", "_targets", "thresholds")
+    __slots__ = ("_default", "_inside", "_targets", "is_contextual", "thresholds")
 
     def __init__(self, text: str) -> None:
         if not isinstance(text, str):
@@ -46,57 +42,58 @@ class Filter:
             )
         self._default = OFF
         self._targets: dict[str, int] = {}
-        column = 1
-        for part in text.split(","):
-            self._parse(text, part, column)
-            column += len(part) + 1
+        inside: dict[Directive, Directive] = {}
+        for directive in parse_directives(text):
+            if directive.is_inside:
+                # Of two that differ in their levels only, the last counts, as it does for targets.
+                inside[directive._replace(level=OFF)] = directive
+            elif directive.target:
+                self._targets[directive.target] = directive.level
+            else:
+                self._default = directive.level
+        self._inside = sorted(inside.values(), key=_order)
+        """Those with a span, the most specific first."""
+        self.is_contextual = bool(self._inside)
+        """Whether it takes more than target and level to judge a record."""
         self.thresholds: dict[str, int] = {}
         """Cache: the level a target's records must reach. Filled by `threshold`; ask there."""
 
-    def _parse(self, text: str, part: str, column: int) -> None:
-        directive = part.strip()
-        if not directive:
-            if text.strip():
-                raise FilterError(text=text, column=column, expected="a directive", hint="Remove the extra comma.")
-            return
-        column += len(part) - len(part.lstrip())
-        target, equals, word = directive.partition("=")
-        if not equals:
-            level = _LEVELS.get(directive.lower())
-            if level is None:
-                raise FilterError(
-                    text=text,
-                    column=column,
-                    expected=_EXPECTED,
-                    hint=f"To set a target's level write {directive}=debug.",
-                )
-            self._default = level
-            return
-        target = target.strip()
-        if (
-            not target
-            or any(character.isspace() for character in target)
-            or any(not piece for piece in target.split("."))
-        ):
-            raise FilterError(text=text, column=column, expected="a dotted target before '='")
-        level = _LEVELS.get(word.strip().lower())
-        if level is None:
-            after = directive.index("=") + 1
-            column += after + len(word) - len(word.lstrip())
-            raise FilterError(text=text, column=column, expected=_EXPECTED, hint=f"{word.strip()!r} is not one.")
-        self._targets[target] = level
-
     def threshold(self, target: str) -> int:
-        """The level that a record of `target` must reach. Threads: any."""
+        """The level that a record of `target` must reach; with `is_contextual`, the lowest that any span could lead to.
+        Threads: any."""
         level = self.thresholds.get(target)
         if level is None:
-            level = self._resolve(target)
+            level = min((each.level for each in self._inside if _covers(each.target, target)), default=OFF)
+            level = min(level, self._base(target))
             # Bounded, because a program may make up targets without end.
             if len(self.thresholds) < 4096:
                 self.thresholds[target] = level
         return level
 
-    def _resolve(self, target: str) -> int:
+    def admits(self, level: int, target: str, scope: Scope) -> bool:
+        """Whether a record made inside of `scope` is let through. Calls no code of the values of fields. Threads: any."""
+        if level < self.threshold(target):
+            return False
+        if not self.is_contextual:
+            return True
+        # r[impl trace.filter.specific]
+        best: tuple[tuple[int, int, int], int] | None = None
+        deciding = OFF
+        for directive in self._inside:
+            rank = _specificity(directive)
+            if best is not None and rank < best[0]:
+                break
+            if not _covers(directive.target, target):
+                continue
+            depth = _distance(directive, scope)
+            if depth is None:
+                continue
+            if best is None or (depth, directive.level) < (best[1], deciding):
+                best, deciding = (rank, depth), directive.level
+        return level >= (self._base(target) if best is None else deciding)
+
+    def _base(self, target: str) -> int:
+        """What the directives without a span say."""
         if target == "__mp_main__":
             target = "__main__"
         # `str`: a hand-made `logging.LogRecord` can have any name.
@@ -112,13 +109,26 @@ class Filter:
     @property
     def lowest(self) -> int:
         """No record below this level passes, whatever its target."""
-        return min(self._default, *self._targets.values()) if self._targets else self._default
+        return min(self._default, *self._targets.values(), *(each.level for each in self._inside), OFF)
+
+    def require_targets_only(self) -> None:
+        """Raise `FilterError` if it asks for spans, which only the process that makes a record can know."""
+        if self._inside:
+            text = str(self)
+            raise FilterError(
+                text=text,
+                column=text.index("[") + 1,
+                expected="targets and levels only",
+                hint="Spans can be asked for where records are captured: TracingConfig(capture=...).",
+            )
 
     def __str__(self) -> str:
         """Canonical text, which parses back to an equal filter."""
-        parts = [] if self._default == OFF and not self._targets else [_WORDS[self._default]]
-        parts += [f"{target}={_WORDS[level]}" for target, level in sorted(self._targets.items())]
-        return ",".join(parts)
+        found = (
+            [] if self._default == OFF and (not self._targets and not self._inside) else [Directive("", self._default)]
+        )
+        found += [Directive(target, level) for target, level in sorted(self._targets.items())]
+        return ",".join(map(str, [*found, *self._inside]))
 
     def __repr__(self) -> str:
         return f"Filter({str(self)!r})"
@@ -126,7 +136,74 @@ class Filter:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Filter):
             return NotImplemented
-        return self._default == other._default and self._targets == other._targets
+        return str(self) == str(other)
 
     def __hash__(self) -> int:
-        return hash((self._default, tuple(sorted(self._targets.items()))))
+        return hash(str(self))
+
+
+def _specificity(directive: Directive) -> tuple[int, int, int]:
+    return len(directive.target), directive.span is not None, len(directive.conditions)
+
+
+def _order(directive: Directive) -> tuple[int, int, int, str]:
+    length, is_named, fields = _specificity(directive)
+    return -length, -is_named, -fields, str(directive)
+
+
+def _covers(ancestor: str, target: object) -> bool:
+    """Whether a directive for `ancestor` holds for `target`."""
+    if not ancestor:
+        return True
+    name = "__main__" if target == "__mp_main__" else str(target)
+    return name == ancestor or (name.startswith(ancestor) and name[len(ancestor)] == ".")
+
+
+def _distance(directive: Directive, innermost: Scope) -> int | None:
+    """How many spans further out than the record the innermost span that matches is; None where none does."""
+    scope: Scope | None = innermost
+    distance = 0
+    # r[impl trace.filter.inside] What has nothing around it is the process, and no span.
+    while scope is not None and scope.outer is not None:
+        if (
+            (directive.span is None or directive.span == scope.name)
+            and not scope.has_ended
+            and all(_holds(condition, scope) for condition in directive.conditions)
+        ):
+            return distance
+        scope = scope.outer
+        distance += 1
+    return None
+
+
+def _holds(condition: Condition, scope: Scope) -> bool:
+    name, kind, expected = condition
+    holder = scope.recorded if name in scope.recorded else scope.fields
+    if name not in holder:
+        return False
+    return kind == "presence" or _TESTS[kind](holder[name], expected)
+
+
+# The methods of the plain types: a value's own type may have made something else of them.
+
+
+def _is_truth(value: Any, expected: Any) -> bool:
+    return value is expected
+
+
+def _is_number(value: Any, expected: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, float):
+        return float.__eq__(value, expected) is True
+    if isinstance(value, int):
+        answer = int.__eq__(value, expected) if isinstance(expected, int) else float.__eq__(expected, value)
+        return answer is True
+    return False
+
+
+def _is_text(value: Any, expected: Any) -> bool:
+    return isinstance(value, str) and str.__eq__(value, expected) is True
+
+
+_TESTS: dict[str, Callable[[Any, Any], bool]] = {"truth": _is_truth, "number": _is_number, "text": _is_text}

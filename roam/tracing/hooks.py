@@ -61,7 +61,7 @@ class _Silent(logging.Handler):
 
     def handle(self, record: logging.LogRecord) -> bool:
         emitter = current_emitter()
-        is_captured = emitter is not None and record.levelno >= emitter.filter.threshold(record.name)
+        is_captured = emitter is not None and emitter.admits(record.levelno, record.name)
         if not is_captured and self._before is not None and record.levelno >= self._before.level:
             return bool(self._before.handle(record))
         return True

@@ -15,6 +15,7 @@ from types import NoneType
 from typing import Any, NamedTuple
 
 from .records import CUT, FIELD_CONVERTED
+from .redaction import Redactor
 
 __all__ = [
     "CHANGED_TEXT",
@@ -134,9 +135,10 @@ class Normaliser:
     is its original length: characters, bytes or elements.
     """
 
-    __slots__ = ("flags", "length", "nodes", "path", "room", "was_cut")
+    __slots__ = ("flags", "length", "nodes", "path", "redactor", "room", "was_cut")
 
-    def __init__(self) -> None:
+    def __init__(self, redactor: Redactor | None = None) -> None:
+        self.redactor = redactor
         self.flags = 0
         self.nodes = MAX_NODES
         self.path: list[int] = []
@@ -282,8 +284,15 @@ class Normaliser:
                 break
             name = self.key(key, index, plain)
             self.room -= 2 + len(name.encode())
-            plain[name] = self.convert(item)
+            plain[name] = self.convert(self.permitted(key, name, item))
         return plain
+
+    def permitted(self, key: object, name: str, value: object) -> object:
+        """The value of a field, or what is to be written in its place. `name` is the key as it is written."""
+        if self.redactor is None:
+            return value
+        # r[impl trace.redacted] By all of the key, of which the name may be a part.
+        return self.redactor.redact(key if type(key) is str else name, value)
 
     def key(self, key: object, index: int, taken: dict[str, Any]) -> str:
         """`key` as text that is not in `taken`: a second `"1"`, from `{1: …, "1": …}`, becomes `"1#<index>"`."""
@@ -307,8 +316,8 @@ class Normaliser:
         return name
 
 
-def normalise(fields: object, limit_bytes: int) -> Normalised:
-    """The fields of a record as wire values, of which none is longer than `limit_bytes`.
+def normalise(fields: object, limit_bytes: int, redactor: Redactor | None = None) -> Normalised:
+    """The fields of a record as wire values, of which none is longer than `limit_bytes`, without secret ones.
 
     Never raises, except that KeyboardInterrupt and SystemExit pass through. The whole may still be longer than `limit_bytes`
     where many fields are long; `roam.tracing.codec` cuts further, longest first.
@@ -329,13 +338,14 @@ def normalise(fields: object, limit_bytes: int) -> Normalised:
     # What must be made before its size is known is bounded too, so that many such fields take little memory.
     room = min(limit_bytes, limit_bytes * _WHOLE_FIELDS // max(len(items), 1))
     level = water_level([_text_length(value) for _, value in items], limit_bytes)
-    normaliser = Normaliser()
+    normaliser = Normaliser(redactor)
     plain: dict[str, Any] = {}
     cuts: dict[str, int] = {}
     for index, (key, value) in enumerate(items):
         name = normaliser.key(key, index, plain)
-        is_text = issubclass(type(value), (str, bytes, bytearray))
-        plain[name] = normaliser.top_level(value, level if is_text else room)
+        permitted = normaliser.permitted(key, name, value)
+        is_text = issubclass(type(permitted), (str, bytes, bytearray))
+        plain[name] = normaliser.top_level(permitted, level if is_text else room)
         if normaliser.was_cut:
             cuts[f"fields.{name}"] = normaliser.length
     if count > len(items):

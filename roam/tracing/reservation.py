@@ -18,6 +18,7 @@ from ..shm.rundir import RunDirectory
 from ..shm.segment import SegmentFile, boot_id, process_start_ticks
 from .link import LinkKeeper, PeerLink
 from .peer import PeerOwner
+from .propagate import cause_here
 from .records import Peer
 
 __all__ = ["refusals_told", "reserve_link"]
@@ -98,4 +99,5 @@ def _identity_of(peer: Peer) -> Identity:
         anchor=ClockAnchor.now(),
         roam_version=VERSION,
         python_version=platform.python_version(),
+        cause=cause_here(),
     )

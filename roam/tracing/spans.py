@@ -16,8 +16,9 @@ from ..shm.layout import HostWord
 from ..stage import ExceptionText
 from . import emitter as emitters
 from .codec import describe_exception, encode_span_close, encode_span_enter, encode_span_exit
-from .emitter import Emitter, SpanContext, active_span
+from .emitter import Emitter
 from .records import INFO
+from .scope import Scope, active_scope
 
 __all__ = ["Span", "instrument", "open_span"]
 
@@ -26,36 +27,31 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Span:
+class Span(Scope):
     """One period. Enter it with `with`, once; records made inside, also in tasks started inside, belong to it.
 
-    Threads: a span is entered and left in one context; `record` may be called from any thread. A span that the filter
-    does not let through does nothing. Entering one twice raises `RuntimeError`, whether it is traced or not.
+    Threads: a span is entered and left in one context; `record` may be called from any thread. Of a span that the
+    filter does not let through when it is made nothing is written; it is only remembered for directives that ask for
+    it, also for those that come later. Entering one twice raises `RuntimeError`, whether it is traced or not.
     """
 
-    __slots__ = (
-        "_context",
-        "_emitter",
-        "_fields",
-        "_parent",
-        "_recorded",
-        "_slot",
-        "_started_ns",
-        "_token",
-        "name",
-        "target",
-    )
+    __slots__ = ("_emitter", "_is_live", "_parent", "_parent_id", "_slot", "_started_ns", "_token", "target")
 
-    def __init__(self, emitter: Emitter | None, target: str, name: str, fields: dict[str, Any]) -> None:
+    def __init__(
+        self, emitter: Emitter | None, target: str, name: str, fields: dict[str, Any], *, is_live: bool = True
+    ) -> None:
         self._emitter = emitter
+        self._is_live = is_live
         self.target = "__main__" if target == "__mp_main__" else target
         self.name = name
         """What the span is called."""
-        self._fields = fields
-        self._recorded: dict[str, Any] = {}
+        self.fields = fields
+        self.recorded = {}
+        self.has_ended = False
+        self._parent: Scope | None = None
         self._slot = -1
         self._started_ns = 0
-        self._token: Token[SpanContext | None] | None = None
+        self._token: Token[Scope | None] | None = None
 
     def __enter__(self) -> Self:
         if self._started_ns:
@@ -66,19 +62,28 @@ class Span:
         if emitter is None:
             self._started_ns = 1
             return self
+        self._parent = parent = active_scope.get() or emitter.root
+        self._parent_id = parent.span_id
+        self.trace_id = parent.trace_id
+        self.outer = parent.innermost_open()
+        if not self._is_live:
+            # Records inside belong to the span around it.
+            self.span_id = parent.span_id
+            self._started_ns = 1
+            self._token = active_scope.set(self)
+            return self
         seen = _seen(emitter)
-        self._parent = parent = active_span.get() or emitter.root
-        self._context = context = (emitter.new_span_id(), parent[1])
+        self.span_id = emitter.new_span_id()
         try:
-            record, body = emitter.open_body(INFO, self.target, self.name, self._fields, context, parent[0])
+            record, body = emitter.open_body(INFO, self.target, self.name, self.fields, self, self._parent_id)
         except (RecursionError, MemoryError):
             # Raised by the call itself, before the encoder could catch anything.
             record, body = None, b""
         self._started_ns = started_ns = time.monotonic_ns()
-        self._token = active_span.set(context)
+        self._token = active_scope.set(self)
         try:
             self._slot = emitter.open_spans.open(body, started_ns)
-            emitter.write_span(INFO, self.target, record, seen)
+            emitter.write_span(INFO, self.target, record, seen, self)
         except BaseException:
             # A signal handler raised: there will be no `__exit__`.
             emitter.open_spans.close(self._slot)
@@ -89,6 +94,10 @@ class Span:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None) -> None:
         emitter = self._emitter
         if emitter is None:
+            return
+        if not self._is_live:
+            self.leave()
+            self._end()
             return
         emitter.open_spans.close(self._slot)
         self._slot = -1
@@ -103,42 +112,50 @@ class Span:
                 INFO,
                 self.target,
                 self.name,
-                self._recorded,
+                self.recorded,
                 get_ident(),
-                self._context[0],
-                self._context[1],
-                self._parent[0],
+                self.span_id,
+                self.trace_id,
+                self._parent_id,
                 time.monotonic_ns() - self._started_ns,
                 exception,
                 emitter.record_bytes,
+                emitter.redactor,
             )
         except (RecursionError, MemoryError):
             # As in `__enter__`.
             payload = None
-        emitter.write_span(INFO, self.target, payload, _seen(emitter))
+        emitter.write_span(INFO, self.target, payload, _seen(emitter), self)
+        self._end()
+
+    def _end(self) -> None:
+        """Let go of all that only an open span needs: contexts that were copied inside may keep it for long."""
+        self.has_ended = True
+        self._emitter = self._parent = None
+        self.fields, self.recorded = {}, {}
 
     def record(self, /, **fields: Any) -> None:
         """Add fields, which a death shows with the open span, and its end otherwise."""
         emitter = self._emitter
         if emitter is None:
             return
-        self._recorded.update(fields)
+        self.recorded.update(fields)
         if self._slot >= 0:
-            merged = {**self._fields, **self._recorded}
-            _, body = emitter.open_body(INFO, self.target, self.name, merged, self._context, self._parent[0])
+            merged = {**self.fields, **self.recorded}
+            _, body = emitter.open_body(INFO, self.target, self.name, merged, self, self._parent_id)
             emitter.open_spans.rewrite(self._slot, body, self._started_ns)
 
     def leave(self) -> None:
         """Make the outer span the active one again."""
-        token, self._token = self._token, None
+        token, self._token, parent = self._token, None, self._parent
         if token is not None:
             try:
-                active_span.reset(token)
+                active_scope.reset(token)
             except ValueError:
                 # Entered in another context, as by a generator that is closed by the garbage collector. That context
                 # is none of the span's business, unless it was copied inside of it.
-                if self._emitter is not None and active_span.get() is self._context:
-                    active_span.set(None if self._parent is self._emitter.root else self._parent)
+                if active_scope.get() is self:
+                    active_scope.set(None if self._emitter is None or parent is self._emitter.root else parent)
 
     def suspend(self) -> None:
         """A generator yields: say so, and make the outer span the active one."""
@@ -149,23 +166,25 @@ class Span:
     def resume(self) -> None:
         """The generator goes on."""
         if self._emitter is not None:
-            self._token = active_span.set(self._context)
+            self._token = active_scope.set(self)
             self._mark(_encode_reentry)
 
     def _mark(self, encode: Callable[..., bytes | None]) -> None:
         emitter = self._emitter
         assert emitter is not None
+        if not self._is_live:
+            return
         payload = encode(
             INFO,
             self.target,
             self.name,
             get_ident(),
-            self._context[0],
-            self._context[1],
-            self._parent[0],
+            self.span_id,
+            self.trace_id,
+            self._parent_id,
             emitter.record_bytes,
         )
-        emitter.write_span(INFO, self.target, payload, _seen(emitter))
+        emitter.write_span(INFO, self.target, payload, _seen(emitter), self)
 
 
 def _encode_reentry(level: int, target: str, name: str, *rest: Any) -> bytes | None:
@@ -184,7 +203,7 @@ def open_span(emitter: Emitter | None, target: str, name: str, fields: dict[str,
             emitter.refresh()
         threshold = emitter.thresholds.get(target)
         if (emitter.filter.threshold(target) if threshold is None else threshold) > INFO:
-            emitter = None
+            return Span(emitter, target, name, fields, is_live=False)
     return Span(emitter, target, name, fields)
 
 

@@ -204,10 +204,11 @@ class FencedLock:
         self._side = side
         self._depth = 0
 
-    def acquire(self) -> None:
+    def acquire(self, *options: Any) -> bool:
         """As the lock does."""
-        self._lock.acquire()
-        self._depth += 1
+        is_taken = bool(self._lock.acquire(*options))
+        self._depth += is_taken
+        return is_taken
 
     def release(self) -> None:
         """As the lock does; an inner release is no more than a count."""

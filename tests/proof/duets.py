@@ -68,7 +68,6 @@ class DuetWeave(Weave):
         """The writer of a segment, whose lock orders its stores as the processor's instruction does."""
         writer = self.code.writer.SegmentWriter(side, GEOMETRY, encode_dropped=lambda _: b"", **options)
         writer._lock = FencedLock(writer._lock, side)
-        writer._acquire = writer._lock.acquire
         return writer
 
 

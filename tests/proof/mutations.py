@@ -39,7 +39,8 @@ SHOW_SPAN = "        words[base >> 3] = use << 1 | use & 1\n"
 FILL_SLOT = "        self._write(MAILBOX_OFFSET + (generation & 1) * MAILBOX_SLOT_BYTES, head + body)\n"
 NAME_SLOT = '        self._write(CONFIG_OFFSET, generation.to_bytes(8, "little"))\n'
 ARM = "        parked = words[_PARKED]\n"
-RING = "        if parked != self._rung:\n            self._rung = parked\n            self._ring()\n"
+RING = "        if parked != self._rung:\n            self._ring_once(parked)\n"
+RING_ONCE = "        if parked == self._rung:\n            return\n"
 WRITTEN_HEADER = """\
         os.pwrite(fd, header[len(MAGIC) :], len(MAGIC))
         os.pwrite(fd, MAGIC, 0)
@@ -242,12 +243,15 @@ MUTANTS = (
     Mutant(
         "ring_for_every_record",
         (DoorbellWeave,),
-        (Edit("writer", RING, RING.replace("parked != self._rung", "parked")),),
+        (
+            Edit("writer", RING, RING.replace("parked != self._rung", "parked")),
+            Edit("writer", RING_ONCE, RING_ONCE.replace("parked == self._rung", "not parked")),
+        ),
     ),
     Mutant(
         "ring_once_ever",
         (DoorbellWeave,),
-        (Edit("writer", "if parked != self._rung:", "if parked and not self._rung:"),),
+        (Edit("writer", RING_ONCE, RING_ONCE.replace("parked == self._rung", "not parked or self._rung")),),
     ),
     Mutant(
         "not_judged_again",

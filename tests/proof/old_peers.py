@@ -12,6 +12,7 @@ from typing import Any
 import roam
 from roam.exit import CellExit, ExitKind
 from roam.shm.layout import LANES, SegmentConfig
+from roam.shm.overflow import LaneOverflow
 from roam.shm.reader import RingReader
 from roam.shm.ring import RingWriter
 from roam.testing import InProcessCell
@@ -72,6 +73,7 @@ def _age(cell: InProcessCell, first_page_no: int, first_seq: int) -> Any:
     writer: Any = cell._emitter and cell._emitter.writer
     geometry = link.segment.geometry
     with link._lock:
+        emitter: Any = cell._emitter
         for lane in range(len(LANES)):
             expect(writer.lanes[lane].emitted == link._readers[lane].next_seq == 0, "the peer is not new any more")
             shape: dict[str, Any] = {
@@ -84,9 +86,8 @@ def _age(cell: InProcessCell, first_page_no: int, first_seq: int) -> Any:
             reader = RingReader(link.segment.read, lane=lane, **shape)
             reader.delivered = first_seq
             link._readers[lane] = reader
-            emitter: Any = cell._emitter
             writer.lanes[lane] = RingWriter(emitter._memory, emitter.words, **shape)
-            writer._appends[lane] = writer.lanes[lane].append
+        writer.overflow = LaneOverflow(writer.overflow.policies, writer.lanes, emitter.words)
     return link
 
 

@@ -11,7 +11,7 @@ from unittest import mock
 
 from roam.clock import ClockAnchor
 from roam.errors import RoamError
-from roam.shm.header import Identity
+from roam.shm.header import NO_CAUSE, Identity
 from roam.shm.layout import (
     HEADER,
     MAGIC,
@@ -191,7 +191,10 @@ class _Cell:
         geometry = Geometry(config)
         self.memory = memoryview(bytearray(geometry.total_bytes))
         self.words = self.memory.cast("Q")
-        segment = types.SimpleNamespace(words=self.words, memory=self.memory, geometry=geometry, config=config)
+        identity = types.SimpleNamespace(cause=NO_CAUSE)
+        segment = types.SimpleNamespace(
+            words=self.words, memory=self.memory, geometry=geometry, config=config, identity=identity
+        )
         self.emitter = code.emitter.Emitter(segment, ring=lambda: None)
         self.emitter.words = self.emitter._memory = self
         self.emitter.writer.acknowledge = lambda _: None
