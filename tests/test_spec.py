@@ -52,6 +52,13 @@ def test_every_rule_is_in_the_code_and_in_a_test(verb, directory):
     expect_none([f"{path}: {rule} is not in SPEC.md" for rule, path in named.items() if rule not in rules()])
 
 
+def test_the_proof_verifies_every_rule_of_shared_memory():
+    """What two processes see is held by the goals of `python -m tests.proof`."""
+    named = tags("verify", "tests/proof")
+
+    expect_none([rule for rule in rules() if rule.startswith("shm.") and rule not in named])
+
+
 def test_tags_stand_on_their_own_side():
     """The package does not verify itself, and tests implement nothing."""
     assert {} == {**tags("verify", "roam", "examples", "benchmarks"), **tags("impl", "tests", "examples", "benchmarks")}

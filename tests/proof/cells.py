@@ -11,9 +11,10 @@ import roam
 from roam.shm.layout import VITAL, HostWord
 from roam.tracing.emitter import current_emitter
 
-__all__ = ["add", "die_in_span", "flood", "paced"]
+__all__ = ["add", "die_in_span", "flood", "paced", "press"]
 
 BATCH = 250
+IDLE_BURSTS = 10
 TICK_S = 0.01
 
 
@@ -102,3 +103,27 @@ def add(one: int, other: int) -> int:
     """A result, and a record."""
     roam.info("adding", one=one, other=other)
     return one + other
+
+
+def press(seconds: float) -> dict[str, int]:
+    """Emit numbered records without a pause. Returns how many, and what an emit costs while there is room, and under
+    pressure."""
+    attempted = 0
+    idle, pressed = [], []
+    deadline = time.monotonic() + seconds
+    while len(idle) < IDLE_BURSTS or time.monotonic() < deadline:
+        is_idle = len(idle) < IDLE_BURSTS
+        if is_idle:
+            time.sleep(TICK_S)
+        # A lane of a few small pages holds an idle burst.
+        count = BATCH // 5 if is_idle else BATCH
+        before = time.perf_counter_ns()
+        for _ in range(count):
+            roam.info("detail", number=attempted)
+            attempted += 1
+        (idle if is_idle else pressed).append((time.perf_counter_ns() - before) // count)
+    return {
+        "attempted": attempted,
+        "idle_ns": sorted(idle)[len(idle) // 2],
+        "pressed_ns": sorted(pressed)[len(pressed) // 2],
+    }

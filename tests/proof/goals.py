@@ -18,6 +18,7 @@ from .nth_failure import NthFailure
 from .paced import PacedLoad
 from .reentrancy import Reentrancy
 from .soak import Soak
+from .spared import SparedFlood
 
 __all__ = ["GOALS"]
 
@@ -26,19 +27,20 @@ GOALS: dict[str, Goal] = {
     for goal in (
         RandomKills(),
         ExactKills(),
-        Reentrancy(),
         Interleavings(),
         Mutants(),
-        Deaths(),
-        HostDeaths(),
-        Soak(),
         FuzzSegments(),
         FuzzDumps(),
         FuzzBodies(),
-        HostileCell(),
-        PacedLoad(),
         Flood(),
+        SparedFlood(),
+        PacedLoad(),
+        Deaths(),
+        HostDeaths(),
+        Reentrancy(),
         NthFailure(),
+        HostileCell(),
+        Soak(),
     )
 }
 """By name."""
