@@ -5,11 +5,18 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
+
 import roam
+from roam.clock import ClockAnchor
+from roam.shm.reader import Chunk, Gap
 from roam.testing import InProcessCell
 from roam.tracing import host as hosts
 from roam.tracing.host import TracingHost
+from roam.tracing.peer import time_of_gap
+from roam.tracing.retention import Retention
 from tests.hosting import arrived, holds, in_process, messages
+from tests.lanes import Lane
 from tests.support import wait_until
 
 SMALL = roam.SegmentConfig(page_bytes=4096, record_bytes=1024, life_pages=2, vital_pages=2, bulk_pages=4)
@@ -146,3 +153,37 @@ def test_what_was_dropped_before_writing_is_announced():
     assert (lost.lane, lost.first_seq, lost.count, lost.cause) == ("vital", None, 1, "unencodable")
     assert cell.statistics().lanes["vital"].dropped == {"unencodable": 1}
     assert cell.records()[-1].kind == "lost"
+
+
+@pytest.mark.parametrize("first_lane", range(3))
+def test_a_gap_lies_between_the_records_of_its_own_lane(first_lane):
+    """Wherever in a poll of all lanes it is, with records of its lane before it, after it, or in an earlier poll only."""
+    anchor = ClockAnchor(1_000_000, 0)
+
+    def chunk(lane, first_seq, *times):
+        page = Lane()
+        for time_ns in times:
+            page.append(b"x", time_ns)
+        [found] = page.reader.poll()
+        return Chunk(lane, 1, first_seq, found.count, found.data)
+
+    second_lane = (first_lane + 1) % 3
+    gap = Gap(first_lane, 2, 5, "overwritten")
+    other = chunk(second_lane, 0, 3, 4, 50)
+    before, after = chunk(first_lane, 0, 10, 11), chunk(first_lane, 7, 20)
+
+    assert time_of_gap([before, gap, other, after], 1, anchor) == 1_000_019
+    assert time_of_gap([before, gap, other], 1, anchor) == 1_000_012
+    assert time_of_gap([gap, other], 0, anchor, before) == 1_000_012
+    assert time_of_gap([gap, other], 0, anchor) is None
+
+
+def test_the_newest_chunk_of_a_lane_is_known():
+    """None before there is one."""
+    found = Retention(1 << 20, (1, 1, 1))
+    assert found.newest(1) is None
+    for number in range(3):
+        kept = Chunk(1, 1, number, 1, bytes(16))
+        found.keep(kept)
+        assert found.newest(1) is kept
+    assert found.newest(2) is None

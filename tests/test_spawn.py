@@ -545,8 +545,10 @@ def test_an_executable_that_is_not_there_fails_at_the_call(host, monkeypatch):
 # r[verify spawn.stage]
 def test_a_start_failure_carries_the_last_lines_of_stderr(host, monkeypatch):
     """What the interpreter says before it can run Python arrives too."""
-    from multiprocess import spawn
+    from multiprocess import resource_tracker, spawn
 
+    # One that starts in this environment dies of it as well, and the next test is told so.
+    resource_tracker.ensure_running()
     monkeypatch.setenv("PYTHONHOME", "/nonexistent")
     monkeypatch.setattr(spawn, "_python_exe", os.fsencode(sys.executable))
     cell = roam.spawn_cell(add, 1, start_method="spawn", host=host)

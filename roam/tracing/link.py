@@ -194,18 +194,18 @@ class PeerLink:
         return found
 
     def _keep(self, items: list[Chunk | Gap]) -> None:
-        now_ns = time.time_ns()
         for index, item in enumerate(items):
             if isinstance(item, Chunk):
                 self.retention.keep(item)
             else:
-                self.retention.lose(lost_of(item, time_of_gap(items, index, self.anchor) or now_ns))
+                self.retention.lose(self.gap_record(items, index))
 
     def gap_record(self, items: list[Chunk | Gap], index: int) -> Lost:
         """The `Lost` for the gap at `index` of what `collect` returned."""
         item = items[index]
         assert isinstance(item, Gap)
-        return lost_of(item, time_of_gap(items, index, self.anchor) or time.time_ns())
+        newest = self.retention.newest(item.lane)
+        return lost_of(item, time_of_gap(items, index, self.anchor, newest) or self.anchor.wall_ns)
 
     def arm(self) -> None:
         """Ask the cell to ring once, with its next record."""

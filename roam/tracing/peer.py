@@ -141,13 +141,22 @@ def lost_of(gap: Gap, time_ns: int) -> Lost:
     return Lost(LANES[gap.lane], gap.first_seq, gap.count, gap.cause, time_ns)
 
 
-def time_of_gap(items: Sequence[Chunk | Gap], index: int, anchor: ClockAnchor) -> int | None:
-    """Just before the record that follows the gap at `index`, so that it sorts into its place; None if none does."""
+def time_of_gap(
+    items: Sequence[Chunk | Gap], index: int, anchor: ClockAnchor, before: Chunk | None = None
+) -> int | None:
+    """Just before the record of its lane that follows the gap at `index`, else just after the one that precedes it, so
+    that it sorts into its place; None where there is neither. `before` is what the lane had before `items`."""
+    lane = items[index].lane
     for item in items[index + 1 :]:
-        if isinstance(item, Chunk):
+        if isinstance(item, Chunk) and item.lane == lane:
             for _, monotonic_ns, _ in item:
                 return anchor.to_wall_ns(monotonic_ns) - 1
-    return None
+    for item in reversed(items[:index]):
+        if isinstance(item, Chunk) and item.lane == lane:
+            before = item
+            break
+    times = [monotonic_ns for _, monotonic_ns, _ in before] if before is not None else []
+    return anchor.to_wall_ns(times[-1]) + 1 if times else None
 
 
 def open_span_of(body: OpenBody, anchor: ClockAnchor, now_ns: int) -> OpenSpan | None:

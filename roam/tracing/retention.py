@@ -61,6 +61,11 @@ class Retention:
         """In a forked child: do without a lock that another thread holds in the parent."""
         self._lock = threading.Lock()
 
+    def newest(self, lane: int) -> Chunk | None:
+        """The newest chunk of a lane, None where nothing of it is kept."""
+        with self._lock:
+            return self._lanes[lane][-1] if self._lanes[lane] else None
+
     def snapshot(self) -> tuple[list[Chunk], list[Lost]]:
         """All that is kept."""
         with self._lock:
