@@ -121,3 +121,25 @@ def work_in_cells(method: str, depth: int) -> list[tuple[str, str]]:
             cell = roam.spawn_cell(work_in_cells, method, depth - 1, host=host, start_method=method)
             cell.result(WAIT_S)
             return [(r.parent_id.hex(), r.trace_id.hex()) for r in cell.records() if r.kind == "span_enter"]
+
+
+def serve(header: str, number: int, fails: bool, wait: str) -> None:
+    """A part of one request: details inside of a span, and one outside; some fail. Then wait to be let go."""
+    with roam.propagate.continued(header):
+        try:
+            with tracer.span("part", number=number):
+                for step in range(3):
+                    tracer.debug("detail", number=number, step=step)
+                if fails:
+                    raise ValueError(number)
+        except ValueError:
+            pass
+    tracer.debug("elsewhere", number=number)
+    if wait:
+        wait_for(wait)
+
+
+def serve_all(headers: list[str], failing: int) -> None:
+    """A part of each of many requests, of which one fails in this cell, if any."""
+    for number, header in enumerate(headers):
+        serve(header, number, number == failing, "")

@@ -89,6 +89,10 @@ class Emitter:
         """8 random bytes."""
         return self._random.getrandbits(64).to_bytes(8, "little")
 
+    def new_trace_id(self) -> bytes:
+        """16 random bytes."""
+        return self._random.getrandbits(128).to_bytes(16, "little")
+
     def refresh(self) -> int:
         """Take the configuration in force, if it can be read, and acknowledge it. Returns the generation word judged by."""
         # One thread at a time, so that what is in force only ever becomes newer.

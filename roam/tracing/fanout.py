@@ -17,7 +17,8 @@ from .codec import decode, level_of
 from .config import TracingConfig
 from .filter import Filter
 from .link import Entry, PeerLink
-from .records import Dropped, Event, Lost, Record, TaggedRecord
+from .promotion import Promotions
+from .records import INFO, Dropped, Event, Lost, Record, SpanClose, TaggedRecord
 from .statistics import SubscriptionStatistics
 from .subscription import Subscription
 
@@ -32,9 +33,13 @@ _NO_FORWARDING = SubscriptionStatistics(offered=0, received=0, dropped_by_queue=
 class FanOut:
     """The subscribers of one host, and the forwarder into its logging."""
 
-    def __init__(self, *, forward: bool, config: TracingConfig) -> None:
+    def __init__(self, *, forward: bool, config: TracingConfig, peers: Callable[[], Iterable[PeerLink]]) -> None:
         self.config = config
         """Its `forward` filter decides what leaves the host."""
+        self.promotes_failures = False
+        """Whether a span that ends with an exception promotes its trace."""
+        self._peers = peers
+        self._promotions = Promotions()
         self._subscriptions: list[Subscription] = []
         self._is_closed = False
         self._lock = threading.Lock()
@@ -45,10 +50,8 @@ class FanOut:
             self._forwarder = Forwarder()
             self._lowest_level_in_use = lowest_level_in_use
 
-    def subscribe(
-        self, filter: str | None, capacity: int, replay: Callable[[], Iterable[PeerLink]] | None
-    ) -> Subscription:
-        """Add a subscriber, after offering it what the links that `replay` names keep."""
+    def subscribe(self, filter: str | None, capacity: int, *, is_replayed: bool) -> Subscription:
+        """Add a subscriber, after offering it what is kept, if that is to be replayed."""
         if not isinstance(capacity, int):
             raise TypeError(f"subscribe(capacity={capacity!r}): a number of records is an integer")
         if capacity < 1:
@@ -63,7 +66,7 @@ class FanOut:
             # Named under the lock: a peer that is registered later delivers later.
             past = [
                 TaggedRecord(link.peer, record)
-                for link in (replay() if replay is not None else ())
+                for link in (self._peers() if is_replayed else ())
                 for record in link.records()
                 if _was_offered(link, record) and self._may_leave(record)
             ]
@@ -79,7 +82,10 @@ class FanOut:
         with self._lock:
             forward_level = self._forward_level()
             lowest = min((subscription.lowest for subscription in self._subscriptions), default=NOBODY)
-            entries = self._entries(link, items, min(lowest, forward_level))
+            lowest = min(lowest, forward_level)
+            if self.promotes_failures and lowest < NOBODY:
+                lowest = min(lowest, INFO)  # the level of the end of a span
+            entries = self._entries(link, items, lowest)
             for item in items:
                 link.offered_seq[item.lane] = item.first_seq + item.count
             if final:
@@ -90,11 +96,35 @@ class FanOut:
                 self._offer(link, ready[start : start + BATCH], forward_level)
 
     def _offer(self, link: PeerLink, entries: list[Entry], forward_level: int) -> None:
-        records = [record for record in map(_decoded, entries) if self._may_leave(record)]
-        if not records:
-            return
+        records = []
+        for record in map(_decoded, entries):
+            if self._may_leave(record) or self._promotions.includes(link, record):
+                records.append(record)
+            if self.promotes_failures and isinstance(record, SpanClose) and record.exception is not None:
+                # What was collected by now, this batch included; the batch itself brings what may leave anyway.
+                past = self._promotions.promote_failed(record.trace_id, self._peers())
+                self._hand_out(self._kept_back(past), forward_level)
         # r[impl trace.peer.attributed] By the segment it was read from; no record says whose it is.
-        tagged = [TaggedRecord(link.peer, record) for record in records]
+        self._hand_out([TaggedRecord(link.peer, record) for record in records], forward_level)
+
+    def promote(self, trace_id: bytes) -> int:
+        """Hand out what was kept back of a trace; see `TracingHost.promote`. Returns how many records."""
+        with self._lock:
+            kept_back = self._kept_back(self._promotions.promote(trace_id, self._peers()))
+            self._hand_out(kept_back, self._forward_level())
+            return len(kept_back)
+
+    @property
+    def promotions_skipped(self) -> int:
+        """See `HostStatistics`."""
+        return self._promotions.skipped
+
+    def _kept_back(self, tagged: list[TaggedRecord]) -> list[TaggedRecord]:
+        return [each for each in tagged if not self._may_leave(each.record)]
+
+    def _hand_out(self, tagged: list[TaggedRecord], forward_level: int) -> None:
+        if not tagged:
+            return
         for subscription in self._subscriptions:
             subscription.offer(tagged)
         if self._forwarder is not None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
 import fnmatch
 import itertools
 import os
@@ -27,6 +26,7 @@ from ..shm.mapping import MappedSegment
 from ..shm.reader import Chunk, Gap
 from ..shm.rundir import RunDirectory
 from . import emitter as emitters
+from .arrival import welcome
 from .collector import Collector
 from .concluder import Concluder
 from .config import ConfigResult, TracingConfig
@@ -57,6 +57,7 @@ class TracingHost:
     `config` is what new peers start with. `segment` gives the sizes of their segments. `dump_dir` is where
     post-mortems go, the user's state directory by default. `retain_bytes` is what is kept of one peer,
     `retain_total_bytes` of all together, dead peers first to go. `forward` hands events to this process's `logging`.
+    With `promote_on_error` a span that ends with an exception promotes its trace, see `promote`.
 
     Raises `NoSpace` where a segment does not fit, `DumpError` where no dump could be written, `RoamError` where no
     run directory can be made.
@@ -71,6 +72,7 @@ class TracingHost:
         retain_bytes: int = 2 << 20,
         retain_total_bytes: int = 256 << 20,
         forward: bool = True,
+        promote_on_error: bool = False,
     ) -> None:
         self._config = config or TracingConfig()
         self._segment_config = segment or SegmentConfig()
@@ -95,8 +97,9 @@ class TracingHost:
         self._run = RunDirectory.create(self.dump_dir)
         with refusals_told(), contextlib.ExitStack() as undo:
             undo.callback(self._run.remove)
-            self._fan_out = FanOut(forward=forward, config=self._config)
+            self._fan_out = FanOut(forward=forward, config=self._config, peers=lambda: self._peers.all)
             undo.callback(self._fan_out.close)
+            self._fan_out.promotes_failures = promote_on_error
             self._concluder = Concluder(self._peers.bury)
             undo.callback(self._concluder.close)
             self._collector = Collector(self._deliver, self._concluder.put)
@@ -195,7 +198,7 @@ class TracingHost:
         """
         if not self.is_open:
             raise HostClosed("subscribe")
-        return self._fan_out.subscribe(filter, capacity, (lambda: self._peers.all) if replay else None)
+        return self._fan_out.subscribe(filter, capacity, is_replayed=replay)
 
     def records(self, *, cell: object = None, last: int | None = None) -> list[TaggedRecord]:
         """What the host keeps, in time order: of one peer (a name, a `Cell`, a `Peer` or a peer id) or of all; the
@@ -205,6 +208,16 @@ class TracingHost:
         found.sort(key=lambda tagged: tagged.record.time_ns)
         return found if last is None else found[max(0, len(found) - last) :]
 
+    def promote(self, trace_id: bytes) -> int:
+        """Send subscribers, and this process's logging, what was captured of a trace and kept back by the forward level:
+        all that is still kept of it, from every peer, and what comes of it from now on. Returns how many are sent now.
+        Raises `HostClosed`, or ValueError for what is no trace id, which has 16 bytes."""
+        if not self.is_open:
+            raise HostClosed("promote")
+        if len(trace_id) != 16:
+            raise ValueError(f"promote({trace_id!r}): a trace id is 16 bytes, as in record.trace_id")
+        return self._fan_out.promote(trace_id)
+
     def statistics(self) -> HostStatistics:
         """The numbers of all peers at this moment."""
         return HostStatistics(
@@ -212,6 +225,7 @@ class TracingHost:
             retained_bytes=self._peers.retained_bytes,
             evicted=self._peers.evicted,
             forwarding=self._fan_out.forwarding_statistics(),
+            promotions_skipped=self._fan_out.promotions_skipped,
         )
 
     def set_config(
@@ -365,25 +379,10 @@ class TracingHost:
             # Its first records can overtake whoever started it.
             link.peer = Peer(link.peer.peer_id, link.peer.epoch, link.peer.name, pid)
         if link.is_awaited and link.peer.pid is not None:
-            self._welcome(link, link.peer.pid)
+            welcome(link, link.peer.pid, self._collector)
         self._fan_out.deliver(link, items, final)
         if items:
             self._peers.trim(items)
-
-    def _welcome(self, link: PeerLink, pid: int) -> None:
-        """A process that roam did not start has attached: watch it from now on."""
-        try:
-            link.pidfd = os.pidfd_open(pid)
-        except (OSError, OverflowError) as error:
-            if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-                # It lives, and is watched from a later record on, when there is room.
-                return
-            # It came and went, or wrote a number that is none. Nobody will ever say that it has ended.
-            self._collector.call(lambda: self._collector.conclude(link))
-        else:
-            self._collector.watch(link)
-        link.is_awaited = False
-        link.close_cell_end()
 
 
 def _forget_hosts() -> None:

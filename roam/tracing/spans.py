@@ -62,9 +62,11 @@ class Span(Scope):
         if emitter is None:
             self._started_ns = 1
             return self
-        self._parent = parent = active_scope.get() or emitter.root
+        around = active_scope.get()
+        self._parent = parent = around or emitter.root
         self._parent_id = parent.span_id
-        self.trace_id = parent.trace_id
+        # What is outermost begins a trace, unless this process is a part of one.
+        self.trace_id = parent.trace_id if around is not None or emitter.is_caused else emitter.new_trace_id()
         self.outer = parent.innermost_open()
         if not self._is_live:
             # Records inside belong to the span around it.

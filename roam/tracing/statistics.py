@@ -58,3 +58,5 @@ class HostStatistics(msgspec.Struct, frozen=True, kw_only=True):
     evicted: int
     forwarding: SubscriptionStatistics
     """Into the host's own logging."""
+    promotions_skipped: int = 0
+    """Traces that failed, and were not promoted because too many failed at once."""
