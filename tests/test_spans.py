@@ -50,8 +50,9 @@ def test_a_span_writes_its_beginning_and_its_end():
     )
     assert enter.target == close.target == __name__
     assert enter.span_id == close.span_id == inside.span_id != outside.span_id
-    assert enter.parent_id == close.parent_id == outside.span_id
-    assert len({record.trace_id for record in (enter, inside, close, outside)}) == 1
+    # It is outermost, and begins a trace.
+    assert enter.parent_id is close.parent_id is None
+    assert enter.trace_id == close.trace_id == inside.trace_id != outside.trace_id
     assert 0 < close.duration_ns <= close.time_ns - enter.time_ns + 10**9
     assert span.name == "resize"
 
@@ -166,7 +167,8 @@ def test_threads_begin_without_a_span_unless_they_are_given_a_context():
     found = enters(records)
 
     assert found["copied"].parent_id == found["main"].span_id
-    assert found["plain"].parent_id == records[-1].span_id != found["main"].span_id
+    assert found["plain"].parent_id is None
+    assert found["plain"].trace_id != found["main"].trace_id
     assert records[-3].span_id == found["main"].span_id
     assert found["main"].thread not in {found["plain"].thread, found["copied"].thread}
 

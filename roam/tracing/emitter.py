@@ -200,7 +200,7 @@ class Emitter:
             )
 
     def open_body(
-        self, level: int, target: str, name: str, fields: dict[str, Any], scope: Scope, parent_id: bytes
+        self, level: int, target: str, name: str, fields: dict[str, Any], scope: Scope, parent_id: bytes | None
     ) -> tuple[bytes | None, bytes]:
         """The record that says a span was entered, and the same in the size of a slot of the open-span table."""
         thread = get_ident()

@@ -42,6 +42,7 @@ class Span(Scope):
     ) -> None:
         self._emitter = emitter
         self._is_live = is_live
+        self._parent_id: bytes | None = None
         self.target = "__main__" if target == "__mp_main__" else target
         self.name = name
         """What the span is called."""
@@ -64,9 +65,10 @@ class Span(Scope):
             return self
         around = active_scope.get()
         self._parent = parent = around or emitter.root
-        self._parent_id = parent.span_id
         # What is outermost begins a trace, unless this process is a part of one.
-        self.trace_id = parent.trace_id if around is not None or emitter.is_caused else emitter.new_trace_id()
+        is_first = around is None and not emitter.is_caused
+        self.trace_id = emitter.new_trace_id() if is_first else parent.trace_id
+        self._parent_id = None if is_first else parent.span_id
         self.outer = parent.innermost_open()
         if not self._is_live:
             # Records inside belong to the span around it.
