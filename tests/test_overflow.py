@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 import roam
 from roam.shm.layout import BULK, LANES, HostWord
+from roam.shm.outcome import Outcome
 from roam.shm.overflow import DROP_NEWEST, DROP_OLDEST, Overflow, parse_overflow
 from roam.shm.reader import Gap
-from roam.shm.writer import NESTED_LIMIT, Outcome
+from roam.shm.writer import NESTED_LIMIT
 from roam.tracing.config import TracingConfig
 from roam.tracing.records import Dropped, Lost
 from tests import cells

@@ -21,7 +21,8 @@ from roam.shm.layout import (
     SegmentConfig,
     StatusWord,
 )
-from roam.shm.writer import NESTED_LIMIT, Outcome
+from roam.shm.outcome import Outcome
+from roam.shm.writer import NESTED_LIMIT
 from tests.lanes import Bench, told
 
 

@@ -11,8 +11,8 @@ import pytest
 
 import roam.shm.ring
 from roam.shm.layout import BULK, LIFE, VITAL, HostWord
+from roam.shm.outcome import Outcome
 from roam.shm.spans import SpanTable
-from roam.shm.writer import Outcome
 from tests.lanes import Bench
 
 

@@ -16,8 +16,8 @@ import pytest
 import roam.shm.ring
 import roam.shm.writer
 from roam.shm.layout import BULK, VITAL, HostWord, SegmentConfig, StatusWord
+from roam.shm.outcome import Outcome
 from roam.shm.ring import RingWriter
-from roam.shm.writer import Outcome
 from roam.tracing.emitter import current_emitter
 from tests.hosting import in_process
 from tests.lanes import Bench, told

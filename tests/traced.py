@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -143,3 +144,13 @@ def serve_all(headers: list[str], failing: int) -> None:
     """A part of each of many requests, of which one fails in this cell, if any."""
     for number, header in enumerate(headers):
         serve(header, number, number == failing, "")
+
+
+def tick(count: int, end: str) -> int:
+    """Numbered records of a target that is sampled, each tenth a warning, and the way to end after them."""
+    ticking = roam.get_tracer("app.tick")
+    for number in range(count):
+        (ticking.info if number % 10 else ticking.warning)("tick", number=number)
+    if end == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return count

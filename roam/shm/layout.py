@@ -6,8 +6,8 @@ All values are little-endian. A segment is one file::
     0           512                  header                     host, once, magic last
     512         64                   host words                 host
     576         64                   config word                host
-    640         640                  status words               cell
-    1280        2 x slot             config mailbox slots       host
+    640         896                  status words               cell
+    1536        2 x slot             config mailbox slots       host
     ...         span_slots x 1024    open-span table            cell
     ...         pages x page_bytes   lanes life, vital, bulk    cell
 
@@ -59,6 +59,7 @@ __all__ = [
     "SPAN_SLOT_BYTES",
     "STATUS_OFFSET",
     "STATUS_WORDS",
+    "SUPPRESSED_SLOTS",
     "VITAL",
     "Geometry",
     "HostWord",
@@ -77,6 +78,8 @@ LIFE, VITAL, BULK = range(3)
 CAUSES = ("newest", "timed_out", "oversize", "nested", "sampled", "unencodable", "forked", "finalizing")
 """Why a record was dropped before it got a sequence number; the order is that of the status words."""
 
+SUPPRESSED_SLOTS = 48
+
 HEADER_BYTES = 512
 HEADER = struct.Struct("<8s II Q 8I QQ 16s QQ QQ 16s 128s 32s 32s 16s 8s I")
 """magic | abi_version, header_bytes | total_bytes | page_bytes, life, vital, bulk pages, record_bytes, span_slots,
@@ -86,8 +89,8 @@ boot_id | name | roam version | python version | trace id, span id of the cause 
 HOST_OFFSET = 512
 CONFIG_OFFSET = 576
 STATUS_OFFSET = 640
-STATUS_WORDS = 80
-MAILBOX_OFFSET = 1280
+STATUS_WORDS = 112
+MAILBOX_OFFSET = 1536
 MAILBOX_SLOT_BYTES = 4096
 MAILBOX_HEAD = struct.Struct("<QII")
 """generation | length | crc32 of the bytes, then of generation and length."""
@@ -137,6 +140,8 @@ class StatusWord:
     """3 x 8 words: lane by lane, in the order of `CAUSES`."""
     ANNOUNCED = DROPPED + 24
     """3 x 8 words: how many of those a `Dropped` record in the lane has told of."""
+    SUPPRESSED = ANNOUNCED + 24
+    """48 words: how many records sampling and rate limits kept out, by the slot that the configuration gives a key."""
 
 
 def dropped_word(lane: int, cause: int) -> int:
@@ -224,6 +229,7 @@ class Geometry:
 assert HEADER.size <= HEADER_BYTES <= HOST_OFFSET
 assert HOST_OFFSET % 64 == CONFIG_OFFSET % 64 == STATUS_OFFSET % 64 == MAILBOX_OFFSET % 64 == 0
 assert STATUS_OFFSET + STATUS_WORDS * 8 <= MAILBOX_OFFSET
-assert announced_word(len(LANES) - 1, len(CAUSES) - 1) < STATUS_OFFSET // 8 + STATUS_WORDS
+assert announced_word(len(LANES) - 1, len(CAUSES) - 1) < StatusWord.SUPPRESSED
+assert StatusWord.SUPPRESSED + SUPPRESSED_SLOTS <= STATUS_OFFSET // 8 + STATUS_WORDS
 assert PAGE_HEAD_BYTES % 8 == RECORD_HEAD_BYTES % 8 == SPAN_BODY_BYTES % 8 == 0
 assert 16 + 2 * SPAN_BODY_BYTES <= SPAN_SLOT_BYTES

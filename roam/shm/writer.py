@@ -18,15 +18,17 @@ from _thread import RLock
 from collections.abc import Callable, Sequence
 from zlib import crc32
 
-from .layout import CAUSES, LANES, Geometry, HostWord, StatusWord, announced_word, dropped_word
+from .layout import CAUSES, LANES, SUPPRESSED_SLOTS, Geometry, HostWord, StatusWord, announced_word, dropped_word
+from .outcome import Outcome
 from .overflow import DROP_OLDEST, LaneOverflow, Overflow
 from .ownership import ownership
 from .pending import Announcement, Nested
 from .ring import RingWriter
 from .words import words_of
 
-__all__ = ["LockUnavailable", "Outcome", "SegmentWriter"]
+__all__ = ["LockUnavailable", "SegmentWriter"]
 
+_SAMPLED = CAUSES.index("sampled")
 _NEWEST = CAUSES.index("newest")
 _TIMED_OUT = CAUSES.index("timed_out")
 _OVERSIZE = CAUSES.index("oversize")
@@ -34,6 +36,7 @@ _NESTED = CAUSES.index("nested")
 _FINALIZING = CAUSES.index("finalizing")
 _PARKED = int(HostWord.PARKED)
 _GENERATION = int(HostWord.GENERATION)
+_SUPPRESSED = int(StatusWord.SUPPRESSED)
 _HEARTBEAT = int(StatusWord.HEARTBEAT)
 _ACKNOWLEDGED = int(StatusWord.ACKNOWLEDGED)
 
@@ -48,17 +51,6 @@ FINALIZING_WAIT_S = 0.1
 
 _IDLE, _BUSY, _UNSETTLED = range(3)
 """Nobody is inside; somebody is; nobody is, but there is something for `_settle` to do."""
-
-
-class Outcome:
-    """What became of a record."""
-
-    WRITTEN = 0
-    STALE = 1
-    """A newer configuration is in force: judge again."""
-    DROPPED = 2
-    FULL = 3
-    """Nothing was written: the host has to take records first, and the lane's policy is to wait. See `await_room`."""
 
 
 _WRITTEN, _STALE, _DROPPED, _FULL = Outcome.WRITTEN, Outcome.STALE, Outcome.DROPPED, Outcome.FULL
@@ -98,6 +90,7 @@ class SegmentWriter:
         # Lane by lane, by the index of the cause: all drops, and those that a `Dropped` record has told of.
         self._dropped = [[0] * len(CAUSES) for _ in LANES]
         self._announced = [[0] * len(CAUSES) for _ in LANES]
+        self._suppressed = [0] * SUPPRESSED_SLOTS
         self._untold = [False] * len(LANES)
         self._announcements: list[Announcement | None] = [None] * len(LANES)
         # r[impl shm.writer.owner] Not a method: without a cycle the mapping goes when its last user goes.
@@ -240,6 +233,22 @@ class SegmentWriter:
             except RuntimeError:
                 pass
 
+    def suppress(self, lane: int, slot: int) -> None:
+        """Count a record that sampling keeps out, by lane and by the slot of its key. It is told of elsewhere, and no
+        `Dropped` record does."""
+        if not self._is_owner():
+            return
+        words, suppressed = self._words, self._suppressed
+        dropped, announced = self._dropped[lane], self._announced[lane]
+        dropped_at, announced_at = dropped_word(lane, _SAMPLED), announced_word(lane, _SAMPLED)
+        # No call from here on, and so no lock: no other thread, and no signal handler, comes between.
+        dropped[_SAMPLED] += 1
+        announced[_SAMPLED] += 1
+        suppressed[slot] += 1
+        words[dropped_at] = dropped[_SAMPLED]
+        words[announced_at] = announced[_SAMPLED]
+        words[_SUPPRESSED + slot] = suppressed[slot]
+
     def finalize(self) -> None:
         """From now on wait for the lock only so long: daemon threads may be frozen while they hold it."""
         self._patience_s = FINALIZING_WAIT_S
@@ -313,8 +322,10 @@ class SegmentWriter:
             self.overflow.appends[lane](body, crc32(body), self._tick())
         if ring.emitted > seq:
             for cause, total in enumerate(totals):
-                self._words[announced_word(lane, cause)] = total
-                announced[cause] = total
+                at = announced_word(lane, cause)
+                # What sampling kept out meanwhile is beyond the total.
+                announced[cause] = max(announced[cause], total)
+                self._words[at] = announced[cause]
         self._announcements[lane] = None
         self._untold[lane] = self._dropped[lane] != announced
         return ring.emitted > seq or not self.overflow.policies[lane].spares

@@ -81,6 +81,7 @@ class CellTracing:
 
     def goodbye(self) -> None:
         """The last thing before the process ends by itself: resource use, and the state word."""
+        self.emitter.report_suppressed(at_once=True)
         self.sample_resources()
         self._words[StatusWord.STATE] = 2
 

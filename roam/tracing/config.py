@@ -9,12 +9,13 @@ from typing import Any, NamedTuple, Self
 import msgspec
 
 from ..errors import FilterError
-from ..shm.layout import LANES
+from ..shm.layout import LANES, SUPPRESSED_SLOTS
 from ..shm.overflow import DROP_OLDEST, Overflow, parse_overflow
 from .filter import Filter
 from .redaction import REDACTED_NAMES
+from .sampling import Rule, parse_rules, rate_text
 
-__all__ = ["DISABLED", "ConfigResult", "TracingConfig"]
+__all__ = ["DISABLED", "ConfigResult", "TracingConfig", "slots_for", "slots_of"]
 
 DEFAULT_FILTER = "info"
 
@@ -32,6 +33,8 @@ class _Settings(NamedTuple):
     """Names of fields whose values are never written."""
     exception_locals: bool
     """Whether exceptions show the local variables of their innermost frames."""
+    rules: tuple[Rule, ...]
+    """What is sampled, and what has a rate limit."""
 
 
 class TracingConfig(_Settings):
@@ -49,6 +52,10 @@ class TracingConfig(_Settings):
     `redact` names the fields whose values never leave the cell, see `roam.tracing.redaction`; to name more write
     `redact=(*roam.REDACTED_NAMES, "iban")`, to write everything `redact=()`. With `exception_locals` the last frames of
     an exception show their local variables, each cut to 160 bytes, secret ones redacted by their names.
+
+    `sample={"app.tick": 0.01}` writes that share of a target's records, and of traces whose outermost span has it;
+    `rate={"app.spam": "100/s"}` so many of them in a second (`m`, `h`). WARNING and above are only kept out where the
+    key names a level, as in `"app.tick=error"`. See `roam.tracing.sampling`.
     """
 
     __slots__ = ()
@@ -62,6 +69,8 @@ class TracingConfig(_Settings):
         overflow: str | Mapping[str, str] = "drop_oldest",
         redact: Iterable[str] = REDACTED_NAMES,
         exception_locals: bool = False,
+        sample: Mapping[str, float] | None = None,
+        rate: Mapping[str, str] | None = None,
     ) -> Self:
         """Parse everything."""
         if capture is None:
@@ -73,19 +82,47 @@ class TracingConfig(_Settings):
         if forward is not None:
             forward.require_targets_only()
         return super().__new__(
-            cls, capture, forward, bool(span_events), _policies(overflow), _names(redact), bool(exception_locals)
+            cls,
+            capture,
+            forward,
+            bool(span_events),
+            _policies(overflow),
+            _names(redact),
+            bool(exception_locals),
+            parse_rules(sample or {}, rate or {}),
         )
 
     def __getnewargs_ex__(self) -> tuple[tuple[Filter], dict[str, Any]]:
         """For pickle and copy, which call `__new__`."""
-        options = self._asdict() | {"overflow": self._overflow_texts()}
+        options = self._asdict() | {"overflow": self._overflow_texts(), "sample": self.sample, "rate": self.rate}
+        del options["rules"]
         return (options.pop("capture"),), options
 
-    def to_bytes(self) -> bytes:
-        """What travels to the cell."""
+    @property
+    def sample(self) -> dict[str, float]:
+        """Key to share."""
+        return {rule.key: rule.share for rule in self.rules if rule.share is not None}
+
+    @property
+    def rate(self) -> dict[str, str]:
+        """Key to rate."""
+        return {rule.key: rate_text(rule.rate) for rule in self.rules if rule.rate is not None}
+
+    def to_bytes(self, slots: Mapping[str, int] | None = None) -> bytes:
+        """What travels to the cell; `slots` says where it counts what the keys of sampling keep out."""
         redact = None if self.redact == REDACTED_NAMES else self.redact
-        wire = _Wire(str(self.capture), self.span_events, self._overflow_texts(), redact, self.exception_locals)
-        return msgspec.json.encode(wire)
+        return msgspec.json.encode(
+            _Wire(
+                str(self.capture),
+                self.span_events,
+                self._overflow_texts(),
+                redact,
+                self.exception_locals,
+                self.sample,
+                self.rate,
+                dict(slots or {}),
+            )
+        )
 
     @classmethod
     def from_bytes(cls, body: bytes) -> TracingConfig:
@@ -97,11 +134,32 @@ class TracingConfig(_Settings):
             overflow=wire.overflow,
             redact=REDACTED_NAMES if wire.redact is None else wire.redact,
             exception_locals=wire.exception_locals,
+            sample=wire.sample,
+            rate=wire.rate,
         )
 
     def _overflow_texts(self) -> dict[str, str]:
         """Lane to policy, where it is not the default."""
         return {lane: str(policy) for lane, policy in zip(LANES, self.overflow, strict=True) if policy != DROP_OLDEST}
+
+
+def slots_for(config: TracingConfig, before: Mapping[str, int]) -> dict[str, int]:
+    """Where a cell is to count, by key: a key that had a slot before keeps it. Raises `ValueError` where there are more
+    keys than slots."""
+    slots = dict(before)
+    for rule in config.rules:
+        slots.setdefault(rule.key, len(slots))
+    if len(slots) > SUPPRESSED_SLOTS:
+        raise ValueError(
+            f"a cell counts for {SUPPRESSED_SLOTS} keys of sample and rate in its life, and this would be {len(slots)}"
+        )
+    return slots
+
+
+def slots_of(body: bytes) -> dict[str, int]:
+    """Where a cell counts, by key, as `TracingConfig.to_bytes` was told. Raises `ValueError` for what is none of that."""
+    slots = msgspec.json.decode(body, type=_Wire).slots
+    return {key: slot for key, slot in slots.items() if 0 <= slot < SUPPRESSED_SLOTS}
 
 
 class _Wire(msgspec.Struct, array_like=True):
@@ -112,6 +170,9 @@ class _Wire(msgspec.Struct, array_like=True):
     overflow: dict[str, str]
     redact: tuple[str, ...] | None
     exception_locals: bool
+    sample: dict[str, float]
+    rate: dict[str, str]
+    slots: dict[str, int]
 
 
 def _names(redact: Iterable[str]) -> tuple[str, ...]:

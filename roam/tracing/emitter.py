@@ -21,13 +21,15 @@ from ..shm.header import NO_CAUSE
 from ..shm.layout import BULK, LIFE, VITAL, HostWord
 from ..shm.mailbox import read_config
 from ..shm.mapping import MappedSegment
+from ..shm.outcome import Outcome
 from ..shm.spans import PAYLOAD_LIMIT, SpanTable
-from ..shm.writer import Outcome, SegmentWriter
+from ..shm.writer import SegmentWriter
 from ..stage import ExceptionText
 from .codec import describe_exception, encode_dropped, encode_event, encode_span_enter
-from .config import TracingConfig
-from .records import PRINTED, WARNING
+from .config import TracingConfig, slots_of
+from .records import INFO, PRINTED, WARNING
 from .redaction import Redactor, redactor_of
+from .sampling import Sampler
 from .scope import Scope, active_scope
 
 __all__ = [
@@ -80,6 +82,8 @@ class Emitter:
         self.filter = self.config.capture
         self.thresholds = self.filter.thresholds
         self.redactor = redactor_of(self.config.redact)
+        self.sampler: Sampler | None = None
+        """What keeps records out although the filter admits them; None where nothing does."""
         self._refreshing = RLock()
         self._patience_s = _REFRESH_S
         _emitters.add(self)
@@ -104,13 +108,14 @@ class Emitter:
             self._patience_s = _REFRESH_S
             seen = self.words[_GENERATION]
             found = read_config(self._memory, self.words)
-            config = _parse(found[1]) if found is not None else None
+            config, slots = _parse(found[1]) if found is not None else (None, {})
             if found is None or config is None:
                 # r[impl shm.config.keep] Keep what there is; -1 makes the next emit look again.
                 self.generation = -1 if seen else 0
                 return seen
             generation, capture = found[0], config.capture
             overflow, redactor = self.writer.plan_overflow(config.overflow), redactor_of(config.redact)
+            sampler = Sampler(config.rules, slots, self.writer.suppress) if config.rules else None
             # No call from here on: a signal handler that emits may have taken a newer one meanwhile.
             if generation > self.generation:
                 self.config = config
@@ -118,6 +123,7 @@ class Emitter:
                 self.thresholds = capture.thresholds
                 self.writer.overflow = overflow
                 self.redactor = redactor
+                self.sampler = sampler
                 self.generation = generation
         finally:
             try:  # noqa: SIM105 – `suppress` is Python code, and could be interrupted before the release
@@ -157,6 +163,8 @@ class Emitter:
         exception = None
         # r[impl trace.lanes]
         lane = BULK if level < WARNING else VITAL
+        if self.sampler is not None and not self._is_sampled(self.sampler, level, target, scope, lane):
+            return
         if exc_info is not None and exc_info is not False:
             exception = exception_text(exc_info, self.shown_locals)
             if exception is not None:
@@ -180,6 +188,22 @@ class Emitter:
         elif outcome := self.writer.write(lane, payload, seen):
             self._insist(outcome, lane, payload, seen, lambda: self.filter.admits(level, target, scope))
 
+    def _is_sampled(self, sampler: Sampler, level: int, target: str, scope: Scope, lane: int) -> bool:
+        """Whether an event is one of those that are written. Now and then tells the stream of the others."""
+        is_written = sampler.admits(level, target, scope.verdict, lane)
+        self.report_suppressed()
+        return is_written
+
+    def report_suppressed(self, *, at_once: bool = False) -> None:
+        """Write a record of what sampling has kept out since the last one, if it is time to. Never raises."""
+        counts = self.sampler.due(at_once=at_once) if self.sampler is not None else {}
+        if counts:
+            payload = encode_event(
+                INFO, "roam.sampling", "kept out", counts, get_ident(), self.root.span_id, self.root.trace_id
+            )
+            if payload is not None:
+                self._write_unjudged(BULK, payload)
+
     def write_span(self, level: int, target: str, payload: bytes | None, seen: int, scope: Scope) -> None:
         """Write a record of the span that is `scope`, if the configuration in force wants it; the span may be older."""
         judge = self.filter
@@ -187,6 +211,9 @@ class Emitter:
         if not self.config.span_events or level < (judge.threshold(target) if threshold is None else threshold):
             return
         if judge.is_contextual and not judge.admits(level, target, scope):
+            return
+        sampler, verdict = self.sampler, scope.verdict
+        if sampler is not None and verdict is not None and not sampler.admits_span(level, verdict, BULK):
             return
         if payload is None:
             self.writer.drop(BULK, "oversize")
@@ -276,11 +303,11 @@ class Emitter:
             self.writer.drop(lane, "timed_out")
 
 
-def _parse(body: bytes) -> TracingConfig | None:
+def _parse(body: bytes) -> tuple[TracingConfig | None, dict[str, int]]:
     try:
-        return TracingConfig.from_bytes(body)
+        return TracingConfig.from_bytes(body), slots_of(body)
     except (RoamError, ValueError):
-        return None
+        return None, {}
 
 
 def exception_text(exc_info: ExceptionArgument, shown_locals: Redactor | None = None) -> ExceptionText | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..shm.layout import CAUSES, LANES, StatusWord, announced_word, dropped_word
@@ -12,6 +13,7 @@ from ..shm.spans import read_open_spans
 from ..stage import Stage
 from .peer import OpenSpan, open_span_of
 from .records import Lost
+from .retention import Retention
 from .statistics import LaneStatistics, PeerStatistics
 
 __all__ = [
@@ -68,15 +70,21 @@ def open_spans_of(segment: SegmentFile, now_ns: int) -> tuple[list[OpenSpan], in
 
 
 def peer_statistics(
-    readers: list[RingReader], words: list[int], *, torn: int = 0, retained_bytes: int = 0, evicted: int = 0
+    readers: list[RingReader],
+    words: list[int],
+    slots: Mapping[str, int],
+    *,
+    torn: int = 0,
+    retention: Retention | None = None,
 ) -> PeerStatistics:
-    """All numbers of a peer, from its readers and a copy of its status words."""
+    """All numbers of a peer, from its readers and a copy of its status words. `slots` says where it counts by key."""
     return PeerStatistics(
         lanes=lane_statistics(readers, words),
         spans_torn=torn,
         spans_overflowed=status_word(words, StatusWord.SPANS_OVERFLOWED),
-        retained_bytes=retained_bytes,
-        evicted=evicted,
+        suppressed={key: status_word(words, StatusWord.SUPPRESSED + slot) for key, slot in sorted(slots.items())},
+        retained_bytes=retention.size_bytes if retention is not None else 0,
+        evicted=retention.evicted if retention is not None else 0,
     )
 
 

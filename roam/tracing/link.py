@@ -24,7 +24,7 @@ from ..shm.reader import Chunk, Gap
 from ..shm.segment import SegmentFile
 from ..stage import Stage
 from ..ticket import SpawnTicket
-from .config import DISABLED, ConfigResult, TracingConfig
+from .config import DISABLED, ConfigResult, TracingConfig, slots_for
 from .inspection import (
     STDERR_LIMIT_BYTES,
     header_of,
@@ -111,6 +111,7 @@ class PeerLink:
         """Set once the owner has concluded and everything was closed."""
         self.quiet_polls = 0
         self.heartbeat = 0
+        self._slots: dict[str, int] = {}
         self.held: list[Entry] = []
         """Records that were read, and wait one poll for older ones of another lane."""
         self.offered_seq = [0] * len(LANES)
@@ -280,7 +281,9 @@ class PeerLink:
                 # Nobody is left to acknowledge it.
                 return self._mailbox.generation + 1
             config = DISABLED if os.environ.get("ROAM_DISABLE") else config
-            generation = self._mailbox.post(config.to_bytes())
+            slots = slots_for(config, self._slots)
+            generation = self._mailbox.post(config.to_bytes(slots))
+            self._slots = slots
             self._config = config
             return generation
 
@@ -351,8 +354,7 @@ class PeerLink:
         )
 
     def _measure(self, words: list[int], torn: int) -> PeerStatistics:
-        kept = self.retention
-        return peer_statistics(self._readers, words, torn=torn, retained_bytes=kept.size_bytes, evicted=kept.evicted)
+        return peer_statistics(self._readers, words, self._slots, torn=torn, retention=self.retention)
 
     def _words(self) -> list[int]:
         with self._lock:

@@ -15,7 +15,7 @@ from ..shm.layout import MAILBOX_HEAD, MAILBOX_OFFSET, MAILBOX_SLOT_BYTES, HostW
 from ..shm.mailbox import LIMIT_BYTES
 from ..shm.reader import Chunk, Gap
 from ..shm.segment import SegmentFile, boot_id
-from .config import TracingConfig
+from .config import TracingConfig, slots_of
 from .inspection import (
     FAULT_LIMIT_BYTES,
     STDERR_LIMIT_BYTES,
@@ -77,6 +77,7 @@ def _remains(segment: SegmentFile, path: Path) -> Remains:
     ]
     if not is_live:
         lost += unannounced_of(words, died_ns + 1)
+    config, slots = _config_of(segment)
     stem = path.with_suffix("")
     return Remains(
         peer=Peer(identity.peer_id, identity.epoch, identity.name, pid),
@@ -84,9 +85,9 @@ def _remains(segment: SegmentFile, path: Path) -> Remains:
         chunks=[item for items in polls for item in items if isinstance(item, Chunk)],
         lost=lost,
         open_spans=spans,
-        statistics=peer_statistics(readers, words, torn=torn),
+        statistics=peer_statistics(readers, words, slots, torn=torn),
         stage=stage_of(words),
-        config=_config_of(segment),
+        config=config,
         died_ns=died_ns,
         fault_text=read_tail(stem.with_suffix(".fault"), FAULT_LIMIT_BYTES),
         stderr_tail=read_tail(stem.with_suffix(".stderr"), STDERR_LIMIT_BYTES),
@@ -113,16 +114,17 @@ def _maps(pid: int, fd: int) -> bool:
     return any(line.split(None, 5)[3:5] == wanted for line in maps.splitlines())
 
 
-def _config_of(segment: SegmentFile) -> str:
-    """Text of the filter in force, empty where it cannot be read."""
+def _config_of(segment: SegmentFile) -> tuple[str, dict[str, int]]:
+    """Text of the filter in force, and where the cell counts by key; nothing where it cannot be read."""
     generation = segment.word(HostWord.GENERATION)
     slot = segment.read(MAILBOX_OFFSET + (generation & 1) * MAILBOX_SLOT_BYTES, MAILBOX_SLOT_BYTES)
     if len(slot) < MAILBOX_SLOT_BYTES:
-        return ""
+        return "", {}
     found, length, _ = MAILBOX_HEAD.unpack_from(slot)
     if found != generation or length > LIMIT_BYTES:
-        return ""
+        return "", {}
+    body = slot[MAILBOX_HEAD.size : MAILBOX_HEAD.size + length]
     try:
-        return str(TracingConfig.from_bytes(slot[MAILBOX_HEAD.size : MAILBOX_HEAD.size + length]).capture)
+        return str(TracingConfig.from_bytes(body).capture), slots_of(body)
     except ValueError:
-        return ""
+        return "", {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
+from .sampling import Verdict
+
 __all__ = ["Scope", "active_scope"]
 
 
@@ -15,7 +17,7 @@ class Scope:
     read by those that its context is copied to.
     """
 
-    __slots__ = ("fields", "has_ended", "name", "outer", "recorded", "span_id", "trace_id")
+    __slots__ = ("fields", "has_ended", "name", "outer", "recorded", "span_id", "trace_id", "verdict")
 
     def __init__(self, span_id: bytes, trace_id: bytes) -> None:
         """A root."""
@@ -31,6 +33,8 @@ class Scope:
         self.recorded: dict[str, Any] = {}
         """What was recorded since."""
         self.has_ended = False
+        self.verdict: Verdict | None = None
+        """What sampling has decided for everything inside."""
 
     def innermost_open(self) -> Scope:
         """Itself, or the innermost scope around it that has not ended. Leaves out what has ended for good, so that

@@ -70,6 +70,9 @@ class Span(Scope):
         self.trace_id = emitter.new_trace_id() if is_first else parent.trace_id
         self._parent_id = None if is_first else parent.span_id
         self.outer = parent.innermost_open()
+        self.verdict = parent.verdict
+        if self.verdict is None and emitter.sampler is not None:
+            self.verdict = emitter.sampler.decide(self.target, self.trace_id)
         if not self._is_live:
             # Records inside belong to the span around it.
             self.span_id = parent.span_id

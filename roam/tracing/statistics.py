@@ -35,6 +35,8 @@ class PeerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Slots of the open-span table that could not be read."""
     spans_overflowed: int = 0
     """Spans that were opened while the table was full."""
+    suppressed: dict[str, int] = {}
+    """Records that sampling and rate limits kept out, by key; they are among the `dropped` of their lanes as well."""
     retained_bytes: int = 0
     evicted: int = 0
     """Records that were delivered and then given up to keep within the retention limit."""

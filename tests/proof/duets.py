@@ -11,7 +11,7 @@ from unittest import mock
 
 from roam.errors import SegmentTaken
 from roam.shm.layout import BULK, Geometry, HostWord, SegmentConfig, StatusWord
-from roam.shm.writer import Outcome
+from roam.shm.outcome import Outcome
 
 from .duet import Duet, FencedLock, Shared, Side
 from .goal import expect
