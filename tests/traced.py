@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -154,3 +155,28 @@ def tick(count: int, end: str) -> int:
     if end == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     return count
+
+
+def chatter_in_threads(stop: str, threads: int, is_stuck: bool) -> int:
+    """Threads that say DEBUG without a pause, and INFO now and then; the main thread takes part, or sits in a C call."""
+    rounds = [0] * (threads + 1)
+
+    def chat(index: int) -> None:
+        while not Path(stop).exists():
+            for _ in range(200):
+                tracer.debug("detail", index=index)
+            tracer.info("alive", index=index)
+            rounds[index] += 1
+
+    workers = [threading.Thread(target=chat, args=(index,)) for index in range(1, threads + 1)]
+    for worker in workers:
+        worker.start()
+    if is_stuck:
+        # In C, without running a bytecode, until the others are done.
+        for worker in workers:
+            worker.join()
+    else:
+        chat(0)
+        for worker in workers:
+            worker.join()
+    return sum(rounds)

@@ -228,6 +228,7 @@ DEATHS = {
 def die(death: str) -> object:
     """Write `RECORD_COUNT` numbered records, every tenth of them a warning and so in another lane, and die."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # writing one takes longer than all the rest
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and their cells, ignore it
     with roam.span("job", death=death), roam.span("step", number=7):
         for number in range(RECORD_COUNT):
             (roam.info if number % 10 else roam.warning)("record", number=number)

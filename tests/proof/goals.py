@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .config_kills import ConfigKills
 from .deaths import Deaths
 from .exact_kills import ExactKills
 from .flood import Flood
@@ -27,6 +28,7 @@ GOALS: dict[str, Goal] = {
     for goal in (
         RandomKills(),
         ExactKills(),
+        ConfigKills(),
         Interleavings(),
         Mutants(),
         FuzzSegments(),
