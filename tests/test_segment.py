@@ -15,7 +15,19 @@ import roam.shm.rundir
 from roam.clock import ClockAnchor
 from roam.errors import NoSpace, RoamError, SegmentCorrupt, SegmentError, SegmentTaken, SegmentVersionMismatch
 from roam.shm.header import Identity
-from roam.shm.layout import BULK, HEADER, LANES, LIFE, MAGIC, VITAL, Geometry, HostWord, SegmentConfig, StatusWord
+from roam.shm.layout import (
+    BULK,
+    HEADER,
+    LANES,
+    LIFE,
+    MAGIC,
+    STATUS_WORDS,
+    VITAL,
+    Geometry,
+    HostWord,
+    SegmentConfig,
+    StatusWord,
+)
 from roam.shm.mapping import MappedSegment
 from roam.shm.rundir import RunDirectory, run_root
 from roam.shm.segment import SegmentFile, boot_id, process_start_ticks, reserve_file
@@ -141,7 +153,7 @@ def test_a_truncated_file_is_refused_or_read_as_far_as_it_goes(small):
         with pytest.raises(SegmentCorrupt):
             SegmentFile.open(small.path)
         assert all([] == reader.poll(final=True) for reader in opened.lane_readers())
-        assert (0, 80) == (opened.word(StatusWord.ACKNOWLEDGED), len(opened.status_words()))
+        assert (0, STATUS_WORDS) == (opened.word(StatusWord.ACKNOWLEDGED), len(opened.status_words()))
     opened.close()
     assert b"" == opened.read(0, 8)
 

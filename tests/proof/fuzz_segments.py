@@ -312,7 +312,7 @@ def _found(
     words: list[int],
 ) -> _Found:
     spans, torn = read_open_spans(read, offset=image.geometry.spans_offset, slots=image.geometry.config.span_slots)
-    return _Found(readers, items, peer_statistics(readers, words, torn=torn), spans, torn)
+    return _Found(readers, items, peer_statistics(readers, words, {}, torn=torn), spans, torn)
 
 
 def _check_numbers(statistics: PeerStatistics) -> None:
