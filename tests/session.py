@@ -28,7 +28,7 @@ def end_session() -> None:
         shutil.rmtree(SESSION_DIRECTORY, ignore_errors=True)
 
 
-IS_OURS = SESSION_VARIABLE not in os.environ
+IS_OURS = not os.environ.get(SESSION_VARIABLE)
 if not IS_OURS:
     # A shard, a script or a cell of a session that began elsewhere.
     SESSION_DIRECTORY = Path(os.environ["ROAM_DIR"])

@@ -7,6 +7,7 @@ import os
 import platform
 import secrets
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -29,21 +30,20 @@ def print_verdict(verdict: Verdict) -> None:
     how_many = f"{count:,} {goal.unit}" if verdict.skipped is None else "-"
     print(line(goal.name, how_many, verdict.result, f"{verdict.seconds:.1f}", str(verdict.seed)))
     if verdict.skipped is not None:
-        print(f"    {verdict.skipped}")
+        below = [verdict.skipped]
     elif verdict.failure is None:
-        print(f"    {goal.promise}")
-        print(f"    {goal.figures(verdict.tally)}", flush=True)
+        below = [goal.promise, goal.figures(verdict.tally)]
     else:
-        print(f"    {verdict.failure.problem}")
-        print(f"    again: python -m tests.proof --replay {verdict.replay_file}", flush=True)
+        below = [*verdict.failure.problem.splitlines(), f"again: python -m tests.proof --replay {verdict.replay_file}"]
+    for text in below:
+        print(textwrap.fill(text, 118, initial_indent="    ", subsequent_indent="      "), flush=True)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the goals one after the other. Returns 1 if one failed."""
-    print(
-        f"CPython {platform.python_version()}, {platform.system()} {platform.release()} {platform.machine()}, ", end=""
-    )
-    print(f"{len(os.sched_getaffinity(0))} cores; python -m tests.proof {' '.join(sys.argv[1:])}".rstrip())
+    kernel = platform.release().partition("-")[0]
+    print(f"CPython {platform.python_version()}, {platform.system()} {kernel} on {platform.machine()}, ", end="")
+    print(f"{len(os.sched_getaffinity(0))} cores: python -m tests.proof {' '.join(sys.argv[1:])}".rstrip())
     print(line("goal", "count", "result", "seconds", "seed"), flush=True)
     started = time.monotonic()
     verdicts = []
@@ -71,7 +71,10 @@ def main() -> int:
     try:
         if options.replay is None:
             return run(options)
-        problem = replay(GOALS, options.replay)
+        try:
+            problem = replay(GOALS, options.replay)
+        except (OSError, ValueError, KeyError) as error:
+            parser.error(f"{options.replay} is no replay file: {error!r}")
         print(problem or "it holds now")
         return 1 if problem else 0
     finally:

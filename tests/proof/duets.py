@@ -309,7 +309,7 @@ class ClaimWeave(DuetWeave):
     name = "claim"
     steps = (6, 6)
 
-    def duet(self, number: int, seed: int) -> Duet:  # noqa: ARG002 – nothing is left to chance
+    def duet(self, number: int, seed: int) -> Duet:
         # In an order in which also the first few are of all kinds.
         number = number * 10_007 % self.total
         kill = number // 7**4

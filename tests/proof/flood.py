@@ -73,7 +73,7 @@ class Flood(Goal):
     covers = ("overwritten", "laps", "dropped and announced", "looks", "dropped by a queue")
     is_exact = False
 
-    def cases(self, *, small: bool, seed: int) -> Iterator[Case]:  # noqa: ARG002 – there is no chance in it
+    def cases(self, *, small: bool, seed: int) -> Iterator[Case]:
         """One flood; the small one over rings that overflow on the slowest machine."""
         if small:
             yield {"cells": 2, "seconds": 1.0, "page_bytes": 4096, "bulk_pages": 2}

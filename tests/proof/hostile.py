@@ -104,7 +104,7 @@ class HostileCell(Goal):
             f"losses counted; {tally.counts['post-mortems']} post-mortems"
         )
 
-    def conclude(self, tally: Tally, *, small: bool) -> None:  # noqa: ARG002 – a form with less time has the same limit
+    def conclude(self, tally: Tally, *, small: bool) -> None:
         """The latency over all kinds of hostility."""
         p99 = quantile(tally.samples["hostile"], 0.99)
         busy = quantile(tally.samples["busy"], 0.99)

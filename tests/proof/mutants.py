@@ -47,7 +47,7 @@ class Mutants(Goal):
         tally.counts[self.unit] += 1
         tally.counts[f"first: {mutant.name} {first}"] += 1
 
-    def conclude(self, tally: Tally, *, small: bool) -> None:  # noqa: ARG002 – the same in both
+    def conclude(self, tally: Tally, *, small: bool) -> None:
         """All were tried."""
         expect(tally.counts[self.unit] == len(MUTANTS), f"{tally.counts[self.unit]} of {len(MUTANTS)} mutants tried")
 

@@ -59,7 +59,7 @@ class PacedLoad(Goal):
     covers = ("looks", "rings")
     is_exact = False
 
-    def cases(self, *, small: bool, seed: int) -> Iterator[Case]:  # noqa: ARG002 – there is no chance in it
+    def cases(self, *, small: bool, seed: int) -> Iterator[Case]:
         """One load."""
         if small:
             yield {"cells": 4, "rate": 500, "seconds": 1.0, "pauses": 3, "pause_s": 0.15}

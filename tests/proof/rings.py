@@ -78,7 +78,7 @@ class KillWeave(RingWeave):
     def kills(self) -> int:
         return self.total
 
-    def run(self, number: int, seed: int, counts: Counter[str]) -> int:  # noqa: ARG002 – nothing is left to chance
+    def run(self, number: int, seed: int, counts: Counter[str]) -> int:
         for log in self.logs:
             if number < len(log.images):
                 break
@@ -141,7 +141,7 @@ class OneBreakWeave(RingWeave):
     def total(self) -> int:
         return len(self._numbers)
 
-    def run(self, number: int, seed: int, counts: Counter[str]) -> int:  # noqa: ARG002 – nothing is left to chance
+    def run(self, number: int, seed: int, counts: Counter[str]) -> int:
         log, start, stop = self._numbers[number]
         loads = Loads(log.images)
         reader = log.new_reader(self.code, loads)

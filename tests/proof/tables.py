@@ -125,7 +125,7 @@ class SpanWeave(PairWeave):
     def images(self) -> list[bytes]:
         return self._script[0]
 
-    def run(self, number: int, seed: int, counts: Counter[str]) -> int:  # noqa: ARG002 – nothing is left to chance
+    def run(self, number: int, seed: int, counts: Counter[str]) -> int:
         start, stop = self._pairs[number]
         load = 0
         while True:
@@ -257,7 +257,7 @@ class MailboxWeave(PairWeave):
     def images(self) -> list[bytes]:
         return self._script[0]
 
-    def run(self, number: int, seed: int, counts: Counter[str]) -> int:  # noqa: ARG002 – nothing is left to chance
+    def run(self, number: int, seed: int, counts: Counter[str]) -> int:
         images, in_force, posted = self._script
         start, stop = self._pairs[number]
         # Beyond the longest body nothing is ever stored: a break there is one after the copy.
@@ -327,7 +327,7 @@ class BirthWeave(PairWeave):
             self.code.segment.SegmentFile._initialise(-1, "new", self.config, IDENTITY)
         return images_of(system.stores.made, 512)
 
-    def run(self, number: int, seed: int, counts: Counter[str]) -> int:  # noqa: ARG002 – nothing is left to chance
+    def run(self, number: int, seed: int, counts: Counter[str]) -> int:
         images = self.images
         start, stop = self._pairs[number]
         ran = 0
