@@ -123,7 +123,7 @@ def test_a_goal_that_cannot_be_tried_says_why(tmp_path):
 def test_cases_are_the_same_each_time():
     """A seed stands for one list of cases, which JSON can hold; another seed for another, where there is chance."""
     for goal in GOALS.values():
-        for small in (True, False):
+        for small in (True, False) if goal.why_not() is None else ():
             cases = [list(goal.cases(small=small, seed=5)) for _ in range(2)]
             assert cases[0] == cases[1] == json.loads(json.dumps(cases[0])), goal.name
             assert cases[0], goal.name
