@@ -296,3 +296,23 @@ def test_a_stopped_host_costs_one_wait():
     assert bulk.dropped == {"timed_out": 3001 - len(kept)}
     assert math.isclose(sum(r.counts["timed_out"] for r in found if r.kind == "dropped"), bulk.dropped["timed_out"])
     assert kept[-1].message == "last"
+
+
+@pytest.mark.slow
+def test_a_wait_in_vain_is_no_longer_than_a_sleep():
+    """At p99 a blocked emit overshoots its time by no more than a bare sleep of that length beside it, and 5 ms."""
+    wait_s, blocked, slept = 0.02, [], []
+    bench = Reading(Overflow(True, wait_s))
+    for _ in range(200):
+        while True:
+            before = time.monotonic()
+            if not bench.emit(b"x" * 100):
+                blocked.append(time.monotonic() - before - wait_s)
+                break
+        bench.take()
+        before = time.monotonic()
+        time.sleep(wait_s)
+        slept.append(time.monotonic() - before - wait_s)
+
+    assert min(blocked) >= 0
+    assert sorted(blocked)[197] <= sorted(slept)[197] + 0.005
