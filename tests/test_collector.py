@@ -197,6 +197,23 @@ def test_what_is_asked_is_answered_or_given_up():
     collector.wake()
 
 
+def test_calls_without_end_keep_nobody_waiting():
+    """Whoever calls faster than the collector works does not keep it from its peers."""
+    with in_process() as (host, cell):
+        is_over = threading.Event()
+
+        def again():
+            if not is_over.is_set():
+                host._collector.call(again)
+
+        again()
+        roam.info("in between")
+        try:
+            wait_until(lambda: "in between" in messages(cell.records()))
+        finally:
+            is_over.set()
+
+
 def test_many_peers_are_collected_by_one_thread():
     """Every record of every peer, in its own order."""
     count, peers = 50, 40

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from enum import Enum
 
 import pytest
 from hypothesis import given
@@ -423,3 +424,15 @@ def test_dill_speaks_up_only_when_it_is_named():
         Filter("off").threshold("a"),
     ]
     assert [Filter("info,dill=debug").threshold("dill.source"), Filter("trace").threshold("dillx")] == [DEBUG, TRACE]
+
+
+def test_a_text_of_a_type_of_its_own_is_that_text():
+    """A member of a `StrEnum`-like class, in whatever order it and the plain text are asked for."""
+
+    class Target(str, Enum):  # noqa: UP042 – whose `str` is not its text
+        APP = "app"
+
+    for first, second in ((Target.APP, "app"), ("app", Target.APP)):
+        found = Filter("off,app=info")
+        assert [found.threshold(first), found.threshold(second)] == [INFO, INFO]
+        assert found.admits(INFO, first, scope_of())

@@ -27,6 +27,7 @@ from tests.lanes import Bench, records_of, told
 from tests.support import wait_until
 
 WAIT_S = 60.0
+SMALL = roam.SegmentConfig(page_bytes=4096, bulk_pages=4, vital_pages=4, record_bytes=1024)
 KEEP = {"drop_newest": DROP_NEWEST, "block(0.001)": Overflow(True, 0.001)}
 
 
@@ -198,6 +199,38 @@ def test_a_change_of_policy_takes_effect_at_once():
     assert not all(bench.emit(b"z" * 100) for _ in range(100))
 
 
+def test_a_policy_that_changes_while_a_record_is_tried_costs_no_count():
+    """A thread takes another configuration between the refusal and the count of it."""
+    bench = Reading(DROP_NEWEST)
+    while bench.emit(b"x" * 100):
+        pass
+    planned = bench.writer.plan_overflow([DROP_OLDEST] * len(LANES))
+
+    def refused(*_):
+        bench.writer.overflow = planned
+        return False
+
+    bench.writer.overflow.appends[BULK] = refused
+    bench.writer.overflow.full_at[BULK] = -1
+    bench.writer._untold[BULK] = False
+    assert bench.writer.write(BULK, b"y" * 100, 0) == Outcome.DROPPED
+    assert bench.dropped() == {"newest": 2}
+
+
+def test_many_threads_that_block_wait_as_long_as_they_may():
+    """Others take the room that a thread has waited for, again and again; it is not given up for that."""
+    config = TracingConfig("debug", overflow={"bulk": "block(30)"})
+    with in_process(config, segment=SMALL, retain_bytes=4 << 20) as (_, cell):
+        threads = [threading.Thread(target=lambda: [roam.debug("x" * 200) for _ in range(200)]) for _ in range(24)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        wait_until(lambda: cell.statistics().lanes["bulk"].resident == 0)
+        bulk = cell.statistics().lanes["bulk"]
+    assert (bulk.emitted, bulk.delivered, bulk.lost, bulk.dropped) == (4800, 4800, 0, {})
+
+
 # The configuration.
 
 waits = st.floats(min_value=0, max_value=3600, exclude_min=True)
@@ -235,8 +268,6 @@ def test_policies_travel_with_the_configuration():
 
 
 # Real processes.
-
-SMALL = roam.SegmentConfig(page_bytes=4096, bulk_pages=4, vital_pages=4, record_bytes=1024)
 
 
 # r[verify shm.overflow.spared]

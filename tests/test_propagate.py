@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import subprocess
 import sys
@@ -147,3 +148,18 @@ def test_a_process_that_roam_did_not_start_is_a_part_too(tmp_path):
         assert peer.concluded.wait(WAIT_S)
         record = one(peer.records(), "event", "there")
     assert (record.span_id, record.trace_id) == (request.span_id, request.trace_id)
+
+
+def test_a_header_whose_context_is_left_elsewhere_changes_nothing_there():
+    """As in a generator that is closed by somebody else."""
+
+    def continuing():
+        with roam.propagate.continued(HEADER):
+            yield roam.propagate.traceparent()
+
+    with in_process():
+        walk = continuing()
+        assert contextvars.copy_context().run(next, walk) == HEADER
+        with roam.span("mine") as mine:
+            walk.close()
+            assert roam.propagate.traceparent() == f"00-{mine.trace_id.hex()}-{mine.span_id.hex()}-01"

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import gc
 import threading
+from unittest.mock import Mock
 
 import pytest
 
@@ -16,6 +17,7 @@ from roam.tracing.filter import Filter
 from roam.tracing.scope import Scope, active_scope
 from tests import traced
 from tests.hosting import arrived, in_process, messages
+from tests.support import wait_until
 from tests.test_filter import scope_of
 
 tracer = roam.get_tracer("app")
@@ -209,3 +211,47 @@ def test_an_ended_span_lets_go_of_its_emitter():
         assert emitters.current_emitter() is not None
         assert (job._emitter, job.fields, job.recorded) == (None, {}, {})
         assert copied[active_scope] is job
+
+
+def test_no_value_is_asked_for_its_class_and_no_name_whether_it_is_equal():
+    """Mocks, lazy proxies, and names of a type of their own: nothing of theirs runs, and nothing raises."""
+
+    class Proxy:
+        @property
+        def __class__(self):
+            raise AssertionError("asked")
+
+    class Name(str):
+        __slots__ = ()
+
+        def __eq__(self, other):
+            raise AssertionError("asked")
+
+        def __hash__(self):
+            raise AssertionError("asked")
+
+    config = roam.TracingConfig("warn,[job{x=yes}]=debug,[job{x=1}]=debug,[job{x=0.5}]=debug,[other]=debug")
+    with in_process(config) as (_, cell):
+        for value in (Mock(spec=str), Mock(spec=int), Mock(spec=float), Proxy()):
+            with tracer.span("job", x=value):
+                tracer.debug("never")
+        with tracer.span(Name("other")):
+            tracer.debug("inside")
+        records = arrived(cell)
+    assert messages(records) == ["inside"]
+
+
+def test_deep_and_broken_nesting_is_walked_without_recursion():
+    """A thousand contexts, of which every other span has ended."""
+    with in_process(roam.TracingConfig("info")) as (_, cell):
+        context = contextvars.copy_context()
+        for _ in range(1500):
+            ended = tracer.span("ended")
+            context.run(ended.__enter__)
+            copied = context.copy()
+            context.run(tracer.span("open").__enter__)
+            inner = context.copy()
+            copied.run(ended.__exit__, None, None, None)
+            context = inner
+        context.run(tracer.info, "deep down")
+        wait_until(lambda: "deep down" in messages(cell.records(last=1)))

@@ -134,22 +134,23 @@ class SegmentWriter:
                     return self._defer(lane, payload, crc, generation)
                 self._settle()
             self._state = _BUSY
+            overflow = self.overflow
             try:
                 # r[impl shm.config.judged] Compared where nothing can come between it and the commit.
                 if words[_GENERATION] != generation:
                     outcome = _STALE
-                elif self._untold[lane] and not self._announce(lane):
-                    outcome = self._refuse(lane, payload)
+                elif self._untold[lane] and not self._announce(lane, overflow):
+                    outcome = self._refuse(lane, payload, overflow)
                 else:
                     now = self._clock()
                     if now <= self._last_ns:
                         now = self._last_ns + 1
                     self._last_ns = now
-                    if self.overflow.appends[lane](payload, crc, now):
+                    if overflow.appends[lane](payload, crc, now):
                         self._words[_HEARTBEAT] = now
                         outcome = _WRITTEN
                     else:
-                        outcome = self._refuse(lane, payload)
+                        outcome = self._refuse(lane, payload, overflow)
             except BaseException:
                 self._state = _UNSETTLED
                 self._settle()
@@ -280,13 +281,14 @@ class SegmentWriter:
         self._last_ns = now = max(self._clock(), self._last_ns + 1)
         return now
 
-    def _refuse(self, lane: int, payload: bytes) -> int:
-        """The lane did not take the record: it can never fit, or the host is behind, or this process may not write."""
+    def _refuse(self, lane: int, payload: bytes, overflow: LaneOverflow) -> int:
+        """The lane did not take the record: it can never fit, or the host is behind, or this process may not write.
+        `overflow` is what was in force when it was tried."""
         if len(payload) > self.lanes[lane].largest_bytes:
             self._count(lane, _OVERSIZE)
-        elif self.overflow.policies[lane].spares and self._is_owner():
-            self.overflow.note_full(lane)
-            if self.overflow.policies[lane].wait_s:
+        elif self._is_owner():
+            overflow.note_full(lane)
+            if overflow.policies[lane].wait_s:
                 return _FULL
             self._count(lane, _NEWEST)
         return _DROPPED
@@ -295,13 +297,13 @@ class SegmentWriter:
         if self._words[_GENERATION] == generation:
             self._words[_ACKNOWLEDGED] = generation
 
-    def _announce(self, lane: int) -> bool:
+    def _announce(self, lane: int, overflow: LaneOverflow) -> bool:
         """Write a `Dropped` record, after one that an exception interrupted; False if there is no room for it, and so
         none for the record that it has to precede."""
         # r[impl shm.dropped.announced]
-        if self.overflow.is_still_full(lane):
+        if overflow.is_still_full(lane):
             return False
-        if self._announcements[lane] is not None and not self._tell(lane):
+        if self._announcements[lane] is not None and not self._tell(lane, overflow):
             return False
         if not self._untold[lane]:
             return True
@@ -309,9 +311,9 @@ class SegmentWriter:
         numbers = zip(CAUSES, totals, self._announced[lane], strict=True)
         body = self._encode_dropped({name: total - told for name, total, told in numbers if total > told})
         self._announcements[lane] = Announcement(self.lanes[lane].emitted, totals, body)
-        return self._tell(lane)
+        return self._tell(lane, overflow)
 
-    def _tell(self, lane: int) -> bool:
+    def _tell(self, lane: int, overflow: LaneOverflow) -> bool:
         """Whatever of the lane's announcement is still to be done; every step may be done twice. False if there is no
         room for it."""
         announcement = self._announcements[lane]
@@ -319,7 +321,7 @@ class SegmentWriter:
         seq, totals, body = announcement
         ring, announced = self.lanes[lane], self._announced[lane]
         if ring.emitted == seq:
-            self.overflow.appends[lane](body, crc32(body), self._tick())
+            overflow.appends[lane](body, crc32(body), self._tick())
         if ring.emitted > seq:
             for cause, total in enumerate(totals):
                 at = announced_word(lane, cause)
@@ -328,7 +330,7 @@ class SegmentWriter:
                 self._words[at] = announced[cause]
         self._announcements[lane] = None
         self._untold[lane] = self._dropped[lane] != announced
-        return ring.emitted > seq or not self.overflow.policies[lane].spares
+        return ring.emitted > seq or not overflow.policies[lane].spares
 
     def _defer(self, lane: int, payload: bytes, crc: int, generation: int) -> int:
         if len(self._nested) >= NESTED_LIMIT:
@@ -363,22 +365,22 @@ class SegmentWriter:
         if lane < 0:
             self._store_acknowledgement(nested.generation)
             return
-        ring = self.lanes[lane]
+        ring, overflow = self.lanes[lane], self.overflow
         if nested.seq < 0:
-            if self._untold[lane] and not self._announce(lane):
-                self._refuse_nested(lane, nested.payload)
+            if self._untold[lane] and not self._announce(lane, overflow):
+                self._refuse_nested(lane, nested.payload, overflow)
                 return
             nested.seq = ring.emitted
         # Not equal: it was written, and the exception came before it could be taken out of the queue.
         if ring.emitted == nested.seq:
             now = self._tick()
-            if self.overflow.appends[lane](nested.payload, nested.crc, now):
+            if overflow.appends[lane](nested.payload, nested.crc, now):
                 self._words[_HEARTBEAT] = now
             else:
-                self._refuse_nested(lane, nested.payload)
+                self._refuse_nested(lane, nested.payload, overflow)
 
-    def _refuse_nested(self, lane: int, payload: bytes) -> None:
-        if self._refuse(lane, payload) == _FULL:
+    def _refuse_nested(self, lane: int, payload: bytes, overflow: LaneOverflow) -> None:
+        if self._refuse(lane, payload, overflow) == _FULL:
             # Inside of another call nobody can wait.
             self._count(lane, _TIMED_OUT)
 

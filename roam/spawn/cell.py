@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
@@ -268,9 +267,13 @@ class Cell:
             # The pidfd is closed after the conclusion, which takes this lock first.
             if self._exit is not None or self._launched is None:
                 return
-            with contextlib.suppress(ProcessLookupError):
+            # Noted first: the death that follows may be judged before the next line runs here.
+            self.interference.signals.append(int(number))
+            try:
                 signal.pidfd_send_signal(self._launched.pidfd, number)
-                self.interference.signals.append(int(number))
+            except ProcessLookupError:
+                self.interference.signals.remove(int(number))
+            else:
                 self._note(f"{number.name} sent")
 
     def _note(self, step: str) -> None:

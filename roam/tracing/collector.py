@@ -181,7 +181,8 @@ class Collector:
         self._is_flooded = False
         for fd, _ in self._epoll.poll(pause_s):
             self._attempt(functools.partial(self._on_ready, fd))
-        while self._calls:
+        # Those of now: whoever calls faster than this thread works must not keep it from the peers.
+        for _ in range(len(self._calls)):
             self._attempt(self._calls.popleft())
         now = time.monotonic()
         if now - looked_at >= PARK_S:

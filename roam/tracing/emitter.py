@@ -44,7 +44,7 @@ __all__ = [
 
 _GENERATION = int(HostWord.GENERATION)
 _ATTEMPTS = 64
-"""How often a record is tried to be written, when each time a configuration or another thread comes first."""
+"""How often a record is judged anew, when each time another configuration comes first."""
 _REFRESH_S = 0.1
 """How long to wait for another thread to take a configuration: it may be a daemon thread, frozen at the end."""
 
@@ -286,21 +286,22 @@ class Emitter:
         A configuration that came between judging and writing judges it anew, by `is_wanted`. A full lane is waited
         for as long as its policy says, all waits of the record together."""
         deadline = None
-        for _ in range(_ATTEMPTS):
+        attempts = 0
+        while outcome not in (Outcome.WRITTEN, Outcome.DROPPED):
             if outcome == Outcome.STALE:
+                attempts += 1
+                if attempts > _ATTEMPTS:
+                    self.writer.drop(lane, "timed_out")
+                    return
                 seen = self.refresh()
                 if not is_wanted():
                     return
-            elif outcome == Outcome.FULL:
+            else:
                 if deadline is None:
                     deadline = time.monotonic() + self.writer.overflow.policies[lane].wait_s
                 if not self.writer.await_room(lane, deadline):
                     return
-            else:
-                return
             outcome = self.writer.write(lane, payload, seen)
-        if outcome != Outcome.WRITTEN:
-            self.writer.drop(lane, "timed_out")
 
 
 def _parse(body: bytes) -> tuple[TracingConfig | None, dict[str, int]]:

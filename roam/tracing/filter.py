@@ -17,14 +17,20 @@ from typing import Any
 
 from ..errors import FilterError
 from .directives import OFF, Condition, Directive, parse_directives
+from .normalise import safe_text
 from .records import WARNING
 from .scope import Scope
 
-__all__ = ["Filter"]
+__all__ = ["Filter", "plain_text"]
 
 _NARRATORS = {"dill": WARNING}
 """Targets that need a directive of their own to say more. dill tells at INFO of each object that it pickles, and
 `multiprocess` pickles through it: every `Pipe.send` would push a program's own records out of the ring."""
+
+
+MOST_TARGETS = 4096
+LONGEST_TARGET = 160
+"""Longer ones are not remembered, and what is no text is cut to this."""
 
 
 class Filter:
@@ -61,43 +67,49 @@ class Filter:
     def threshold(self, target: str) -> int:
         """The level that a record of `target` must reach; with `is_contextual`, the lowest that any span could lead to.
         Threads: any."""
+        if type(target) is not str:
+            target = plain_text(target)
         level = self.thresholds.get(target)
         if level is None:
             level = min((each.level for each in self._inside if _covers(each.target, target)), default=OFF)
             level = min(level, self._base(target))
             # Bounded, because a program may make up targets without end.
-            if len(self.thresholds) < 4096:
+            if len(self.thresholds) < MOST_TARGETS and len(target) <= LONGEST_TARGET:
                 self.thresholds[target] = level
         return level
 
     def admits(self, level: int, target: str, scope: Scope) -> bool:
         """Whether a record made inside of `scope` is let through. Calls no code of the values of fields. Threads: any."""
+        if type(target) is not str:
+            target = plain_text(target)
         if level < self.threshold(target):
             return False
-        if not self.is_contextual:
-            return True
+        deciding = self._decide(target, scope) if self.is_contextual and scope.outer is not None else None
+        return level >= (self._base(target) if deciding is None else deciding)
+
+    def _decide(self, target: str, scope: Scope) -> int | None:
+        """The level of the most specific directive with a span that holds; None if none does."""
         # r[impl trace.filter.specific]
+        everywhere, by_name = _spans_around(scope)
         best: tuple[tuple[int, int, int], int] | None = None
         deciding = OFF
         for directive in self._inside:
             rank = _specificity(directive)
             if best is not None and rank < best[0]:
                 break
-            if not _covers(directive.target, target):
+            spans = everywhere if directive.span is None else by_name.get(directive.span)
+            if not spans or not _covers(directive.target, target):
                 continue
-            depth = _distance(directive, scope)
-            if depth is None:
+            distance = next((at for at, span in spans if _all_hold(directive, span)), None)
+            if distance is None:
                 continue
-            if best is None or (depth, directive.level) < (best[1], deciding):
-                best, deciding = (rank, depth), directive.level
-        return level >= (self._base(target) if best is None else deciding)
+            if best is None or (distance, directive.level) < (best[1], deciding):
+                best, deciding = (rank, distance), directive.level
+        return None if best is None else deciding
 
     def _base(self, target: str) -> int:
         """What the directives without a span say."""
-        if target == "__mp_main__":
-            target = "__main__"
-        # `str`: a hand-made `logging.LogRecord` can have any name.
-        rest = str(target)
+        rest = "__main__" if target == "__mp_main__" else target
         while rest:
             if rest in self._targets:
                 return self._targets[rest]
@@ -151,29 +163,41 @@ def _order(directive: Directive) -> tuple[int, int, int, str]:
     return -length, -is_named, -fields, str(directive)
 
 
-def _covers(ancestor: str, target: object) -> bool:
+def _covers(ancestor: str, target: str) -> bool:
     """Whether a directive for `ancestor` holds for `target`."""
     if not ancestor:
         return True
-    name = "__main__" if target == "__mp_main__" else str(target)
+    name = "__main__" if target == "__mp_main__" else target
     return name == ancestor or (name.startswith(ancestor) and name[len(ancestor)] == ".")
 
 
-def _distance(directive: Directive, innermost: Scope) -> int | None:
-    """How many spans further out than the record the innermost span that matches is; None where none does."""
+def _spans_around(innermost: Scope) -> tuple[list[tuple[int, Scope]], dict[str, list[tuple[int, Scope]]]]:
+    """The open spans from the inside out, each with its distance: all of them, and by name."""
+    everywhere: list[tuple[int, Scope]] = []
+    by_name: dict[str, list[tuple[int, Scope]]] = {}
     scope: Scope | None = innermost
-    distance = 0
     # r[impl trace.filter.inside] What has nothing around it is the process, and no span.
     while scope is not None and scope.outer is not None:
-        if (
-            (directive.span is None or directive.span == scope.name)
-            and not scope.has_ended
-            and all(_holds(condition, scope) for condition in directive.conditions)
-        ):
-            return distance
+        if not scope.has_ended:
+            entry = (len(everywhere), scope)
+            everywhere.append(entry)
+            by_name.setdefault(plain_text(scope.name), []).append(entry)
         scope = scope.outer
-        distance += 1
-    return None
+    return everywhere, by_name
+
+
+def _all_hold(directive: Directive, scope: Scope) -> bool:
+    return all(_holds(condition, scope) for condition in directive.conditions)
+
+
+def plain_text(value: object) -> str:
+    """A text as a plain `str`, without code of its type; of something else, which a hand-made `logging.LogRecord` can
+    have for a name, its `repr`."""
+    if type(value) is str:
+        return value
+    if issubclass(type(value), str):
+        return str.__str__(value)
+    return safe_text(value, repr, LONGEST_TARGET)[0]
 
 
 def _holds(condition: Condition, scope: Scope) -> bool:
@@ -184,7 +208,8 @@ def _holds(condition: Condition, scope: Scope) -> bool:
     return kind == "presence" or _TESTS[kind](holder[name], expected)
 
 
-# The methods of the plain types: a value's own type may have made something else of them.
+# By `type`, and the methods of the plain types: `isinstance` asks a value for its class, and a value's own type may have
+# made anything of the methods.
 
 
 def _is_truth(value: Any, expected: Any) -> bool:
@@ -192,18 +217,19 @@ def _is_truth(value: Any, expected: Any) -> bool:
 
 
 def _is_number(value: Any, expected: Any) -> bool:
-    if isinstance(value, bool):
+    kind = type(value)
+    if kind is bool:
         return False
-    if isinstance(value, float):
+    if issubclass(kind, float):
         return float.__eq__(value, expected) is True
-    if isinstance(value, int):
+    if issubclass(kind, int):
         answer = int.__eq__(value, expected) if isinstance(expected, int) else float.__eq__(expected, value)
         return answer is True
     return False
 
 
 def _is_text(value: Any, expected: Any) -> bool:
-    return isinstance(value, str) and str.__eq__(value, expected) is True
+    return issubclass(type(value), str) and str.__eq__(value, expected) is True
 
 
 _TESTS: dict[str, Callable[[Any, Any], bool]] = {"truth": _is_truth, "number": _is_number, "text": _is_text}

@@ -19,6 +19,7 @@ from typing import Any
 
 from ..shm.layout import BULK, VITAL, HostWord
 from .emitter import Emitter, current_emitter
+from .filter import plain_text
 from .normalise import safe_text
 from .records import CRITICAL, ERROR, PRINTED, WARNING
 
@@ -61,7 +62,7 @@ class _Silent(logging.Handler):
 
     def handle(self, record: logging.LogRecord) -> bool:
         emitter = current_emitter()
-        is_captured = emitter is not None and emitter.admits(record.levelno, record.name)
+        is_captured = emitter is not None and _admits(emitter, record.levelno, record.name)
         if not is_captured and self._before is not None and record.levelno >= self._before.level:
             return bool(self._before.handle(record))
         return True
@@ -72,14 +73,15 @@ class _Silent(logging.Handler):
 
 def _hooked_is_enabled_for(self: logging.Logger, level: int) -> bool:
     emitter = current_emitter()
-    if emitter is not None:
-        try:
-            if emitter.admits(level, self.name):
-                return True
-        except Exception:
-            # A level that is no number, or no recursion left: the program's own answer counts.
-            pass
-    return _is_enabled_for(self, level)
+    return (emitter is not None and _admits(emitter, level, self.name)) or _is_enabled_for(self, level)
+
+
+def _admits(emitter: Emitter, level: int, name: object) -> bool:
+    try:
+        return emitter.admits(level, plain_text(name))
+    except Exception:
+        # A level that is no number, or no recursion left: the program's own answer counts.
+        return False
 
 
 def _hooked_handle(self: logging.Logger, record: logging.LogRecord) -> None:
@@ -113,7 +115,7 @@ def _hooked_basic_config(**kwargs: Any) -> None:
     # inside the module it is that; the line is printed by the host, so here it would be printed twice.
     emitter = current_emitter()
     is_implied = not kwargs and emitter is not None and sys._getframe(1).f_globals is vars(logging)
-    if is_implied and emitter is not None and emitter.admits(WARNING, "root"):
+    if is_implied and emitter is not None and _admits(emitter, WARNING, "root"):
         return
     _basic_config(**kwargs)
 
@@ -122,7 +124,8 @@ def _capture(emitter: Emitter, record: logging.LogRecord, flags: int) -> None:
     seen = emitter.words[_GENERATION]
     if seen != emitter.generation:
         seen = emitter.refresh()
-    if record.levelno < emitter.filter.threshold(record.name):
+    target = plain_text(record.name)
+    if record.levelno < emitter.filter.threshold(target):
         return
     try:
         message = record.getMessage()
@@ -134,7 +137,7 @@ def _capture(emitter: Emitter, record: logging.LogRecord, flags: int) -> None:
     if record.stack_info:
         fields["stack_info"] = record.stack_info
     exc_info = record.exc_info if record.exc_info and record.exc_info[1] is not None else None
-    emitter.event(record.levelno, record.name, message, fields, exc_info, seen, flags)
+    emitter.event(record.levelno, target, message, fields, exc_info, seen, flags)
 
 
 def _chain_exception_hooks() -> None:

@@ -68,11 +68,17 @@ def continued(traceparent: str | Mapping[str, str] | None) -> Iterator[None]:
     if cause is None or current_emitter() is None:
         yield
         return
-    token = active_scope.set(Scope(cause[16:], cause[:16]))
+    before, scope = active_scope.get(), Scope(cause[16:], cause[:16])
+    token = active_scope.set(scope)
     try:
         yield
     finally:
-        active_scope.reset(token)
+        try:
+            active_scope.reset(token)
+        except ValueError:
+            # It ends in another context, as in a generator that the garbage collector closes; see `Span.leave`.
+            if active_scope.get() is scope:
+                active_scope.set(before)
 
 
 def _parse(header: object) -> bytes | None:

@@ -43,8 +43,8 @@ class Scope:
         while found.has_ended and found.outer is not None:
             found = found.outer
         above = found.outer
-        if above is not None and above.has_ended:
-            found.outer = above.innermost_open()
+        while above is not None and above.has_ended:
+            found.outer = above = above.outer
         return found
 
 

@@ -17,6 +17,7 @@ from ..stage import ExceptionText
 from . import emitter as emitters
 from .codec import describe_exception, encode_span_close, encode_span_enter, encode_span_exit
 from .emitter import Emitter
+from .filter import plain_text
 from .records import INFO
 from .scope import Scope, active_scope
 
@@ -149,7 +150,11 @@ class Span(Scope):
         self.recorded.update(fields)
         if self._slot >= 0:
             merged = {**self.fields, **self.recorded}
-            _, body = emitter.open_body(INFO, self.target, self.name, merged, self, self._parent_id)
+            try:
+                _, body = emitter.open_body(INFO, self.target, self.name, merged, self, self._parent_id)
+            except (RecursionError, MemoryError):
+                # As in `__enter__`; the table keeps what it has.
+                return
             emitter.open_spans.rewrite(self._slot, body, self._started_ns)
 
     def leave(self) -> None:
@@ -223,8 +228,8 @@ def instrument(function: Callable[P, R]) -> Callable[P, R]:
     """
     if isinstance(function, type) or not callable(function):
         raise TypeError(f"instrument decorates a function, not {type(function).__name__}")
-    name = getattr(function, "__qualname__", repr(function))
-    target = getattr(function, "__module__", None) or "?"
+    name = plain_text(getattr(function, "__qualname__", function))
+    target = plain_text(getattr(function, "__module__", None) or "?")
 
     def span() -> Span:
         return open_span(emitters.current_emitter(), target, name, {})

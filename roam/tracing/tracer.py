@@ -10,6 +10,7 @@ from ..shm.layout import HostWord
 from . import emitter as emitters
 from .draft import wire_level
 from .emitter import Emitter, ExceptionArgument
+from .filter import plain_text
 from .records import CRITICAL, DEBUG, ERROR, INFO, TRACE, WARNING
 from .spans import Span, open_span
 
@@ -64,7 +65,7 @@ def _module_of_caller() -> str:
         name = sys._getframe(2).f_globals.get("__name__", "?")
     except ValueError:
         return "?"
-    return name if isinstance(name, str) else "?"
+    return plain_text(name) if issubclass(type(name), str) else "?"
 
 
 def _judge(
@@ -93,7 +94,8 @@ def _module_function(name: str, level: int) -> LogFunction:
         try:
             target = caller(1).f_globals["__name__"]
             passes = level >= emitter.thresholds[target]
-        except (KeyError, TypeError, ValueError):
+        except Exception:
+            # Not known yet, no caller in Python, or a module whose name is not a plain text.
             target = _module_of_caller()
             passes = level >= emitter.filter.threshold(target)
         if passes:
@@ -176,4 +178,4 @@ def get_tracer(target: str) -> Tracer:
     """A tracer whose records have `target`. Raises `TypeError` if it is not a string."""
     if not isinstance(target, str):
         raise TypeError(f"a target is a dotted name, not {type(target).__name__}")
-    return Tracer(target)
+    return Tracer(plain_text(target))
