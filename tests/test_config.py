@@ -321,3 +321,30 @@ def test_a_damaged_mailbox_leaves_the_old_configuration_in_force():
 def damage(write, offset, data):
     """Stores a slot with one bit wrong, and the word as it is."""
     write(offset, data if len(data) == 8 else data[:-1] + bytes([data[-1] ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"overflow": 5}, "overflow=5: expected a policy"),
+        ({"overflow": None}, "overflow=None: expected a policy"),
+        ({"overflow": {"bulk": 5}}, r"overflow\['bulk'\] = 5: a policy is a text"),
+        ({"redact": None}, "redact=None: expected names"),
+        ({"redact": b"ab"}, "one name and not several"),
+    ],
+)
+def test_options_of_a_wrong_type_are_refused(options, text):
+    """With the name of the option and what would be right."""
+    with pytest.raises(TypeError, match=text):
+        TracingConfig("info", **options)
+
+
+def test_a_peer_without_room_for_more_keys_leaves_all_as_they_are():
+    """Named in the error; a host never configures some of its peers and not others."""
+    with TracingHost(forward=False) as host:
+        one, other = (host.register_peer(name, in_process=True) for name in ("one", "other"))
+        other.post_config(TracingConfig("info", sample={f"a{number}": 0.5 for number in range(40)}))
+        before = [host.config, host._own.config, one.config, other.config]
+        with pytest.raises(ValueError, match="the peer 'other' counts for 48 keys"):
+            host.set_config(TracingConfig("debug", sample={f"b{number}": 0.5 for number in range(20)}))
+        assert [host.config, host._own.config, one.config, other.config] == before

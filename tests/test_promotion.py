@@ -143,3 +143,45 @@ def test_what_is_no_trace_is_refused():
         host.promote(b"short")
     with pytest.raises(HostClosed):
         host.promote(bytes(16))
+
+
+# r[verify trace.promoted]
+@pytest.mark.parametrize("is_widened", [True, False])
+def test_what_was_kept_back_is_decided_when_it_comes(is_widened):
+    """By the filter of that time: promoted after it has changed, a record comes once all the same; also for replay."""
+    open_config = roam.TracingConfig("debug")
+    before, after = (CONFIG, open_config) if is_widened else (open_config, CONFIG)
+    with in_process(before) as (host, cell), host.subscribe() as subscription:
+        with tracer.span("request") as request:
+            tracer.debug("one")
+        arrived(cell)
+        wait_until(lambda: is_widened or subscription.statistics().queued == 3)
+        host.set_config(after, timeout=0.0)
+        assert messages(drained(subscription)) == ([] if is_widened else ["one"])
+        with host.subscribe(replay=True) as replayed:
+            assert messages(drained(replayed)) == ([] if is_widened else ["one"])
+        assert host.promote(request.trace_id) == (3 if is_widened else 0)
+        assert messages(drained(subscription)) == (["one"] if is_widened else [])
+        with host.subscribe(replay=True) as replayed:
+            assert messages(drained(replayed)) == ["one"]
+
+
+def test_a_trace_that_was_skipped_is_counted_once(monkeypatch):
+    """However many of its spans fail."""
+    monkeypatch.setattr(promotion, "BUDGET_S", 0.0)
+    with in_process(CONFIG, promote_on_error=True) as (host, cell), host.subscribe():
+        host._fan_out._promotions._budget_s = 0.0
+        with pytest.raises(ValueError), tracer.span("a"), tracer.span("b"), tracer.span("c"):
+            raise ValueError
+        arrived(cell)
+        wait_until(lambda: host.statistics().promotions_skipped)
+        assert host.statistics().promotions_skipped == 1
+
+
+@pytest.mark.parametrize("bad", ["x" * 16, bytearray(16), None, 5])
+def test_a_trace_id_is_bytes(bad):
+    """Anything else changes nothing."""
+    with in_process(CONFIG) as (host, _):
+        with pytest.raises(TypeError, match="a trace id is bytes"):
+            host.promote(bad)
+        assert not host._fan_out._promotions._marks

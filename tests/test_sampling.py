@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 import roam
 from roam.errors import FilterError
-from roam.shm.layout import SUPPRESSED_SLOTS
+from roam.shm.layout import SUPPRESSED_SLOTS, SegmentConfig
+from roam.tracing import emitter as emitters
 from roam.tracing import sampling
 from roam.tracing.config import TracingConfig, slots_for, slots_of
 from roam.tracing.records import CRITICAL, ERROR, INFO, WARNING
-from roam.tracing.sampling import Sampler, Verdict, parse_rate, parse_rules
+from roam.tracing.sampling import Sampler, Tally, Verdict, parse_rate, parse_rules
 from tests import traced
 from tests.hosting import arrived, holds, in_process, messages
 
@@ -32,7 +33,7 @@ class Counting:
         rules = parse_rules(sample or {}, rate or {})
         self.slots = {rule.key: slot for slot, rule in enumerate(rules)}
         self.counts = Counter()
-        self.sampler = Sampler(rules, self.slots, lambda lane, slot: self.counts.update([(lane, slot)]))
+        self.sampler = Sampler(rules, self.slots, lambda lane, slot: self.counts.update([(lane, slot)]), Tally())
 
     def admits(self, level, target, verdict=None):
         return self.sampler.admits(level, target, verdict, 2)
@@ -223,6 +224,19 @@ def test_there_are_only_so_many_keys():
         ({"rate": {"app": "fast"}}, ValueError, "100/s"),
         ({"rate": {"app": "0/s"}}, ValueError, "100/s"),
         ({"rate": {"app": "1.5/s"}}, ValueError, "100/s"),
+        ({"sample": {"app": 0.0}, "rate": {"app=error": "1/s"}}, ValueError, "'app' and 'app=error'"),
+        ({"sample": {"a=info": 0.1, "a=40": 0.2}}, ValueError, "'a=40' and 'a=info'"),
+        ({"rate": {f"a{number}": "1/s" for number in range(SUPPRESSED_SLOTS + 1)}}, ValueError, "48 keys"),
+        ({"sample": {5: 0.1}}, TypeError, "sample: the key 5"),
+        ({"sample": ["a"]}, TypeError, "sample=.*expected shares"),
+        ({"sample": 0.1}, TypeError, "sample=0.1: expected shares"),
+        ({"sample": {"a": "0.1"}}, TypeError, "a share is a number"),
+        ({"sample": {"a": None}}, TypeError, "a share is a number"),
+        ({"sample": {"a": True}}, TypeError, "a share is a number"),
+        ({"sample": {"a": 10**400}}, ValueError, "from 0 to 1"),
+        ({"rate": {"a": 100}}, TypeError, "a rate is a text"),
+        ({"rate": {"a": None}}, TypeError, "a rate is a text"),
+        ({"rate": "100/s"}, TypeError, "rate='100/s': expected rates"),
     ],
 )
 def test_what_is_no_rule_is_refused(options, error, text):
@@ -239,3 +253,63 @@ def test_rules_travel_with_the_configuration():
     assert TracingConfig.from_bytes(body) == config == pickle.loads(pickle.dumps(config))
     assert slots_of(body) == {"a": 0, "b=error": 7}
     assert parse_rate("5/m") == (5, 60.0)
+
+
+def test_a_configuration_that_is_posted_again_lets_no_more_through():
+    """Neither the same nor another one that keeps the rate: buckets, and counts that are not told yet, go on."""
+    again = {"rate": {"app.tick": "10/h"}}
+    with in_process(TracingConfig("info", **again)) as (_, cell):
+        for number in range(50):
+            if number % 5 == 0:
+                more = {"sample": {"lib": 0.5}} if number % 2 else {}
+                cell.set_config(TracingConfig("info", **again, **more), timeout=0.0)
+            tracer.info("x")
+        cell.set_config(TracingConfig("info", rate={"app.tick": "5/h"}), timeout=0.0)
+        for _ in range(20):
+            tracer.info("another rate")
+        emitter = emitters.current_emitter()
+        cell.set_config(TracingConfig("info"), timeout=0.0)
+        roam.info("all")
+        assert emitter.sampler is None
+        emitter.report_suppressed(at_once=True)
+        records, statistics = arrived(cell), cell.statistics()
+    assert messages(records) == ["x"] * 10 + ["another rate"] * 5 + ["all", "kept out"]
+    assert statistics.suppressed["app.tick"] == 55
+    assert records[-1].fields == {"app.tick": 55}
+
+
+def test_rates_are_for_events():
+    """No span begins or ends unseen because of one."""
+    with in_process(TracingConfig("info", rate={"app.tick": "1/h"})) as (_, cell):
+        for _ in range(5):
+            with tracer.span("request"):
+                pass
+        assert len(arrived(cell)) == 10
+
+
+def test_a_target_may_be_anything():
+    """A log record has any name; what has no text, or cannot be looked up, is below no key."""
+
+    class Unspeakable:
+        def __str__(self):
+            raise ValueError
+
+    found = Counting({"5=info": 0.0})
+    assert not found.admits(INFO, 5)
+    assert not found.admits(INFO, 5.5)
+    assert found.admits(INFO, ["a"])
+    assert found.admits(INFO, Unspeakable())
+
+
+def test_what_is_told_keeps_to_the_size_of_a_record():
+    """However long the keys are."""
+    keys = {f"{'long' * 15}{number}": 0 for number in range(20)}
+    with in_process(TracingConfig("info", sample=keys), segment=SegmentConfig(record_bytes=512)) as (_, cell):
+        for key in keys:
+            roam.get_tracer(key).info("x")
+        emitter, sizes = emitters.current_emitter(), []
+        write = emitter.writer.write
+        emitter.writer.write = lambda lane, payload, seen: (sizes.append(len(payload)), write(lane, payload, seen))[1]
+        emitter.report_suppressed(at_once=True)
+        assert messages(arrived(cell)) == ["kept out"]
+        assert sizes[0] <= 512

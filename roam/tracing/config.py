@@ -8,14 +8,15 @@ from typing import Any, NamedTuple, Self
 
 import msgspec
 
-from ..errors import FilterError
+from ..errors import ConfigTooLarge, FilterError
 from ..shm.layout import LANES, SUPPRESSED_SLOTS
+from ..shm.mailbox import LIMIT_BYTES
 from ..shm.overflow import DROP_OLDEST, Overflow, parse_overflow
 from .filter import Filter
 from .redaction import REDACTED_NAMES
 from .sampling import Rule, parse_rules, rate_text
 
-__all__ = ["DISABLED", "ConfigResult", "TracingConfig", "slots_for", "slots_of"]
+__all__ = ["DISABLED", "ConfigResult", "TracingConfig", "enclosed", "slots_for", "slots_of"]
 
 DEFAULT_FILTER = "info"
 
@@ -54,8 +55,11 @@ class TracingConfig(_Settings):
     an exception show their local variables, each cut to 160 bytes, secret ones redacted by their names.
 
     `sample={"app.tick": 0.01}` writes that share of a target's records, and of traces whose outermost span has it;
-    `rate={"app.spam": "100/s"}` so many of them in a second (`m`, `h`). WARNING and above are only kept out where the
-    key names a level, as in `"app.tick=error"`. See `roam.tracing.sampling`.
+    `rate={"app.spam": "100/s"}` so many of its events in a second (`m`, `h`), and as many at once; spans follow shares
+    only. WARNING and above are only kept out where the key names a level, as in `"app.tick=error"`. A target has one
+    key, and there are up to 48. See `roam.tracing.sampling`.
+
+    Raises `TypeError` or `ValueError` for an option that is none of this.
     """
 
     __slots__ = ()
@@ -89,7 +93,7 @@ class TracingConfig(_Settings):
             _policies(overflow),
             _names(redact),
             bool(exception_locals),
-            parse_rules(sample or {}, rate or {}),
+            _rules({} if sample is None else sample, {} if rate is None else rate),
         )
 
     def __getnewargs_ex__(self) -> tuple[tuple[Filter], dict[str, Any]]:
@@ -143,15 +147,28 @@ class TracingConfig(_Settings):
         return {lane: str(policy) for lane, policy in zip(LANES, self.overflow, strict=True) if policy != DROP_OLDEST}
 
 
-def slots_for(config: TracingConfig, before: Mapping[str, int]) -> dict[str, int]:
+def enclosed(
+    config: TracingConfig, before: Mapping[str, int], name: str
+) -> tuple[TracingConfig, bytes, dict[str, int]]:
+    """What goes to the peer `name`, whose keys have the slots `before`: the configuration for it, the same as bytes, and
+    its slots from then on. Raises `ConfigTooLarge`, or `ValueError` for too many keys."""
+    config = DISABLED if os.environ.get("ROAM_DISABLE") else config
+    slots = slots_for(config, before, f"the peer {name!r}")
+    body = config.to_bytes(slots)
+    if len(body) > LIMIT_BYTES:
+        raise ConfigTooLarge(size_bytes=len(body), limit_bytes=LIMIT_BYTES)
+    return config, body, slots
+
+
+def slots_for(config: TracingConfig, before: Mapping[str, int], who: str = "a cell") -> dict[str, int]:
     """Where a cell is to count, by key: a key that had a slot before keeps it. Raises `ValueError` where there are more
-    keys than slots."""
+    keys than slots; `who` is named in that."""
     slots = dict(before)
     for rule in config.rules:
         slots.setdefault(rule.key, len(slots))
     if len(slots) > SUPPRESSED_SLOTS:
         raise ValueError(
-            f"a cell counts for {SUPPRESSED_SLOTS} keys of sample and rate in its life, and this would be {len(slots)}"
+            f"{who} counts for {SUPPRESSED_SLOTS} keys of sample and rate in its life, and this would be {len(slots)}"
         )
     return slots
 
@@ -176,8 +193,10 @@ class _Wire(msgspec.Struct, array_like=True):
 
 
 def _names(redact: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(redact, str):
+    if isinstance(redact, (str, bytes)):
         raise TypeError(f"redact={redact!r} is one name and not several: write redact=[{redact!r}]")
+    if not isinstance(redact, Iterable):
+        raise TypeError(f"redact={redact!r}: expected names of fields, as in redact=['iban'], or redact=() for none")
     names: tuple[Any, ...] = tuple(redact)
     for name in names:
         if not isinstance(name, str) or not any(map(str.isalnum, name)):
@@ -185,12 +204,24 @@ def _names(redact: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
+def _rules(sample: Mapping[str, float], rate: Mapping[str, str]) -> tuple[Rule, ...]:
+    rules = parse_rules(sample, rate)
+    if len(rules) > SUPPRESSED_SLOTS:
+        raise ValueError(f"sample and rate: {len(rules)} keys; a cell counts for up to {SUPPRESSED_SLOTS} keys")
+    return rules
+
+
 def _policies(overflow: str | Mapping[str, str]) -> tuple[Overflow, ...]:
     if isinstance(overflow, str):
         return (parse_overflow(overflow),) * len(LANES)
+    if not isinstance(overflow, Mapping):
+        raise TypeError(f"overflow={overflow!r}: expected a policy, as in 'drop_oldest', or policies by lane")
     unknown = [lane for lane in overflow if lane not in LANES]
     if unknown:
         raise ValueError(f"overflow: there is no lane {unknown[0]!r}; the lanes are {', '.join(LANES)}")
+    for lane, policy in overflow.items():
+        if not isinstance(policy, str):
+            raise TypeError(f"overflow[{lane!r}] = {policy!r}: a policy is a text, as in 'drop_oldest'")
     return tuple(parse_overflow(overflow.get(lane, "drop_oldest")) for lane in LANES)
 
 

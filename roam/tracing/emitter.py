@@ -29,7 +29,7 @@ from .codec import describe_exception, encode_dropped, encode_event, encode_span
 from .config import TracingConfig, slots_of
 from .records import INFO, PRINTED, WARNING
 from .redaction import Redactor, redactor_of
-from .sampling import Sampler
+from .sampling import Sampler, Tally, succeed
 from .scope import Scope, active_scope
 
 __all__ = [
@@ -84,6 +84,7 @@ class Emitter:
         self.redactor = redactor_of(self.config.redact)
         self.sampler: Sampler | None = None
         """What keeps records out although the filter admits them; None where nothing does."""
+        self._kept_out = Tally()
         self._refreshing = RLock()
         self._patience_s = _REFRESH_S
         _emitters.add(self)
@@ -115,7 +116,7 @@ class Emitter:
                 return seen
             generation, capture = found[0], config.capture
             overflow, redactor = self.writer.plan_overflow(config.overflow), redactor_of(config.redact)
-            sampler = Sampler(config.rules, slots, self.writer.suppress) if config.rules else None
+            sampler = succeed(self.sampler, config.rules, slots, self.writer.suppress, self._kept_out)
             # No call from here on: a signal handler that emits may have taken a newer one meanwhile.
             if generation > self.generation:
                 self.config = config
@@ -196,12 +197,21 @@ class Emitter:
 
     def report_suppressed(self, *, at_once: bool = False) -> None:
         """Write a record of what sampling has kept out since the last one, if it is time to. Never raises."""
-        counts = self.sampler.due(at_once=at_once) if self.sampler is not None else {}
+        counts = self._kept_out.due(at_once=at_once)
         if counts:
             payload = encode_event(
-                INFO, "roam.sampling", "kept out", counts, get_ident(), self.root.span_id, self.root.trace_id
+                INFO,
+                "roam.sampling",
+                "kept out",
+                counts,
+                get_ident(),
+                self.root.span_id,
+                self.root.trace_id,
+                limit_bytes=self._record_bytes,
             )
-            if payload is not None:
+            if payload is None:
+                self.writer.drop(BULK, "oversize")
+            else:
                 self._write_unjudged(BULK, payload)
 
     def write_span(self, level: int, target: str, payload: bytes | None, seen: int, scope: Scope) -> None:

@@ -7,6 +7,7 @@ meet without a gap or a repetition.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from operator import itemgetter
 
@@ -18,7 +19,7 @@ from .config import TracingConfig
 from .filter import Filter
 from .link import Entry, PeerLink
 from .promotion import Promotions
-from .records import INFO, Dropped, Event, Lost, Record, SpanClose, TaggedRecord
+from .records import INFO, Dropped, Event, Lost, Peer, Record, SpanClose, TaggedRecord
 from .statistics import SubscriptionStatistics
 from .subscription import Subscription
 
@@ -26,6 +27,8 @@ __all__ = ["FanOut"]
 
 NOBODY = 1 << 31
 BATCH = 512
+FORWARDS_KEPT = 64
+"""How many earlier forward filters are remembered. What was collected before is judged by the oldest of them."""
 _time_of = itemgetter(0)
 _NO_FORWARDING = SubscriptionStatistics(offered=0, received=0, dropped_by_queue=0, queued=0)
 
@@ -34,8 +37,9 @@ class FanOut:
     """The subscribers of one host, and the forwarder into its logging."""
 
     def __init__(self, *, forward: bool, config: TracingConfig, peers: Callable[[], Iterable[PeerLink]]) -> None:
-        self.config = config
-        """Its `forward` filter decides what leaves the host."""
+        self._config = config
+        # Filters that were in force, oldest first, each with the sequences by peer and lane below which it was the last.
+        self._forward_before: deque[tuple[Filter | None, dict[int, tuple[int, ...]]]] = deque(maxlen=FORWARDS_KEPT)
         self.promotes_failures = False
         """Whether a span that ends with an exception promotes its trace."""
         self._peers = peers
@@ -49,6 +53,17 @@ class FanOut:
 
             self._forwarder = Forwarder()
             self._lowest_level_in_use = lowest_level_in_use
+
+    def configure(self, config: TracingConfig) -> None:
+        """Let its `forward` filter decide what leaves the host, of what is delivered from now on."""
+        with self._lock:
+            if config.forward == self._config.forward:
+                return
+            ends = {link.peer.peer_id: tuple(link.offered_seq) for link in self._peers()}
+            # Where nothing was delivered since the last change, the filter between was in force for nothing.
+            if not self._forward_before or self._forward_before[-1][1] != ends:
+                self._forward_before.append((self._config.forward, ends))
+            self._config = config
 
     def subscribe(self, filter: str | None, capacity: int, *, is_replayed: bool) -> Subscription:
         """Add a subscriber, after offering it what is kept, if that is to be replayed."""
@@ -68,7 +83,7 @@ class FanOut:
                 TaggedRecord(link.peer, record)
                 for link in (self._peers() if is_replayed else ())
                 for record in link.records()
-                if _was_offered(link, record) and self._may_leave(record)
+                if self._has_left(link, record)
             ]
             past.sort(key=lambda tagged: tagged.record.time_ns)
             subscription.offer(past)
@@ -98,7 +113,7 @@ class FanOut:
     def _offer(self, link: PeerLink, entries: list[Entry], forward_level: int) -> None:
         records = []
         for record in map(_decoded, entries):
-            if self._may_leave(record) or self._promotions.includes(link, record):
+            if self._may_leave(link.peer, record) or self._promotions.includes(link, record):
                 records.append(record)
             if self.promotes_failures and isinstance(record, SpanClose) and record.exception is not None:
                 # What was collected by now, this batch included; the batch itself brings what may leave anyway.
@@ -108,7 +123,13 @@ class FanOut:
         self._hand_out([TaggedRecord(link.peer, record) for record in records], forward_level)
 
     def promote(self, trace_id: bytes) -> int:
-        """Hand out what was kept back of a trace; see `TracingHost.promote`. Returns how many records."""
+        """Hand out what was kept back of a trace; see `TracingHost.promote`. Returns how many records. A trace that was
+        promoted so long ago that it is forgotten, see `Promotions`, is handed out again. Raises `TypeError` or
+        `ValueError` for what is no trace id."""
+        if not isinstance(trace_id, bytes):
+            raise TypeError(f"promote({trace_id!r}): a trace id is bytes, 16 of them, as in record.trace_id")
+        if len(trace_id) != 16:
+            raise ValueError(f"promote({trace_id!r}): a trace id is 16 bytes, as in record.trace_id")
         with self._lock:
             kept_back = self._kept_back(self._promotions.promote(trace_id, self._peers()))
             self._hand_out(kept_back, self._forward_level())
@@ -120,7 +141,7 @@ class FanOut:
         return self._promotions.skipped
 
     def _kept_back(self, tagged: list[TaggedRecord]) -> list[TaggedRecord]:
-        return [each for each in tagged if not self._may_leave(each.record)]
+        return [each for each in tagged if not self._may_leave(each.peer, each.record)]
 
     def _hand_out(self, tagged: list[TaggedRecord], forward_level: int) -> None:
         if not tagged:
@@ -165,11 +186,29 @@ class FanOut:
     def _forward_level(self) -> int:
         return NOBODY if self._forwarder is None else self._lowest_level_in_use()
 
-    def _may_leave(self, record: Record) -> bool:
-        forward = self.config.forward
-        return (
-            forward is None or isinstance(record, (Lost, Dropped)) or record.level >= forward.threshold(record.target)
-        )
+    def _may_leave(self, peer: Peer, record: Record) -> bool:
+        """Whether the forward filter lets a record through: the one in force when it was delivered, so that whoever asks
+        later gets the same answer."""
+        if isinstance(record, (Lost, Dropped)):
+            return True
+        forward = self._config.forward
+        if self._forward_before and record.seq is not None:
+            lane = LANES.index(record.lane)
+            for before, ends in self._forward_before:
+                end = ends.get(peer.peer_id)
+                if end is not None and record.seq < end[lane]:
+                    forward = before
+                    break
+        return forward is None or record.level >= forward.threshold(record.target)
+
+    def _has_left(self, link: PeerLink, record: Record) -> bool:
+        """Whether subscribers of that time got a record, by its delivery or by the promotion of its trace."""
+        if self._may_leave(link.peer, record):
+            return _was_offered(link, record)
+        if record.trace_id is None or record.trace_id not in self._promotions:
+            return False
+        # What was held when its trace was promoted went ahead of its turn, and does not come again with the live ones.
+        return _was_offered(link, record) or not self._promotions.includes(link, record)
 
     def _entries(self, link: PeerLink, items: list[Chunk | Gap], lowest: int) -> list[Entry]:
         """What reaches `lowest`. The level stands at a fixed place of a body, so the rest is not even decoded."""

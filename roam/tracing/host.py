@@ -214,8 +214,6 @@ class TracingHost:
         Raises `HostClosed`, or ValueError for what is no trace id, which has 16 bytes."""
         if not self.is_open:
             raise HostClosed("promote")
-        if len(trace_id) != 16:
-            raise ValueError(f"promote({trace_id!r}): a trace id is 16 bytes, as in record.trace_id")
         return self._fan_out.promote(trace_id)
 
     def statistics(self) -> HostStatistics:
@@ -233,17 +231,20 @@ class TracingHost:
     ) -> dict[PeerOwner, ConfigResult]:
         """Put a configuration in force at all living peers whose name matches the pattern `cells`, and for new ones
         if it is `"*"`. Returns what became of it at each, after at most `timeout` seconds for all together.
-        Raises `ConfigTooLarge` or `HostClosed`."""
+        Raises `ConfigTooLarge`, `HostClosed`, or `ValueError` where a peer would have to count for more than 48 keys
+        of `sample` and `rate` in its life; nothing changes then, at any of them."""
         if not self.is_open:
             raise HostClosed("set_config")
         deadline = time.monotonic() + timeout
         with self._lock:
-            if cells == "*" and self._own is not None:
-                # First, because it raises where the configuration is too large, and nothing has changed then.
-                self._own.post_config(config)
-                self._config = config
-                self._fan_out.config = config
             links = [link for link in self._peers.live if fnmatch.fnmatchcase(link.peer.name, cells)]
+            if cells == "*" and self._own is not None:
+                links.insert(0, self._own)
+            for link in links:
+                link.post_config(config, only_check=True)
+            if cells == "*":
+                self._config = config
+                self._fan_out.configure(config)
             posted = [(link, link.post_config(config)) for link in links]
         return {
             link.owner: link.acknowledged(generation, deadline) for link, generation in posted if link.owner is not None

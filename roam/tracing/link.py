@@ -7,7 +7,6 @@ numbers, under the link's lock. Failure: damaged or truncated segments become co
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import threading
 import time
@@ -24,7 +23,7 @@ from ..shm.reader import Chunk, Gap
 from ..shm.segment import SegmentFile
 from ..stage import Stage
 from ..ticket import SpawnTicket
-from .config import DISABLED, ConfigResult, TracingConfig, slots_for
+from .config import ConfigResult, TracingConfig, enclosed
 from .inspection import (
     STDERR_LIMIT_BYTES,
     header_of,
@@ -269,23 +268,23 @@ class PeerLink:
                 return self._last[0]
             return self._measure(self.segment.status_words(), 0)
 
-    def post_config(self, config: TracingConfig) -> int:
+    def post_config(self, config: TracingConfig, *, only_check: bool = False) -> int:
         """Put a configuration in force; returns its generation. While `ROAM_DISABLE` is set that is one which lets
         nothing through: cells are supervised as before, and write no more than the exception that ends them.
 
-        Raises `ConfigTooLarge`, or `TypeError` for anything else than a configuration; the old one stays then."""
+        Raises `ConfigTooLarge`, `ValueError` for more keys than a cell counts for, or `TypeError` for what is no
+        configuration; the old one stays then, and with `only_check` in any case."""
         if not isinstance(config, TracingConfig):
             raise TypeError(f"a configuration is a TracingConfig, as in TracingConfig('info'), not {config!r}")
         with self._lock:
             if self.segment.fd < 0:
                 # Nobody is left to acknowledge it.
                 return self._mailbox.generation + 1
-            config = DISABLED if os.environ.get("ROAM_DISABLE") else config
-            slots = slots_for(config, self._slots)
-            generation = self._mailbox.post(config.to_bytes(slots))
-            self._slots = slots
-            self._config = config
-            return generation
+            config, body, slots = enclosed(config, self._slots, self.peer.name)
+            if not only_check:
+                self._mailbox.post(body)
+                self._config, self._slots = config, slots
+            return self._mailbox.generation
 
     @property
     def config(self) -> TracingConfig:

@@ -17,7 +17,9 @@ from .records import Record, TaggedRecord
 __all__ = ["Promotions"]
 
 MOST_TRACES = 1024
-"""How many traces are remembered; of an older one, records that come later are kept back as before."""
+"""How many traces are remembered, the newest. Of a forgotten one, records that come later are kept back as before; where
+it is promoted again, all that was kept back of it is sent again; and replay gives nothing of that. As many are remembered
+of those that failed and were not promoted."""
 BUDGET_S = 0.1
 """How much of each second the search for failed traces may take of the collector, which does nothing else meanwhile."""
 
@@ -30,7 +32,9 @@ class Promotions:
         self._budget_s = BUDGET_S
         self._counted_at = time.monotonic()
         self.skipped = 0
-        """Failed traces that were not promoted, because too many failed at once."""
+        """Failed traces that were not promoted when they failed, because too many did at once. Each is counted once, however
+        many of its spans fail, as long as it is remembered."""
+        self._skipped_traces: dict[bytes, None] = {}
 
     def __contains__(self, trace_id: bytes) -> bool:
         return trace_id in self._marks
@@ -66,11 +70,19 @@ class Promotions:
         if now - self._counted_at >= 1.0:
             self._counted_at, self._budget_s = now, BUDGET_S
         if trace_id not in self._marks and self._budget_s <= 0:
-            self.skipped += 1
+            self._skip(trace_id)
             return []
         found = self.promote(trace_id, links)
         self._budget_s -= time.monotonic() - now
         return found
+
+    def _skip(self, trace_id: bytes) -> None:
+        if trace_id in self._skipped_traces:
+            return
+        while len(self._skipped_traces) >= MOST_TRACES:
+            del self._skipped_traces[next(iter(self._skipped_traces))]
+        self._skipped_traces[trace_id] = None
+        self.skipped += 1
 
 
 def _kept_of(link: PeerLink, trace_id: bytes) -> list[Record]:

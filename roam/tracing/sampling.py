@@ -5,21 +5,26 @@ never kept out, unless the key names a level: `app.tick=error` reaches up to ERR
 target has a share decides, by the trace's id, for everything inside of it, itself included; so processes that have the
 same rule for their outermost spans keep and leave out the same traces.
 
-Threads: any. Failure: nothing raises. Rates are kept by token buckets: so many at once, then as many as time brings.
+Rates are for events; the records of spans follow shares only, so that none begins and never ends. They are kept by token
+buckets, one for each key in each process, which start full: so many at once, then as many as time brings.
+
+Threads: any. Failure: nothing raises once the rules are parsed.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple
 
 from .directives import EVERYTHING, parse_directives
 from .records import WARNING
 
-__all__ = ["Rule", "Sampler", "Verdict", "parse_rate", "parse_rules", "rate_text"]
+__all__ = ["Rule", "Sampler", "Tally", "Verdict", "parse_rate", "parse_rules", "rate_text", "succeed"]
 
 REPORT_S = 10.0
 """How often a cell that keeps records out says so in its stream."""
@@ -65,23 +70,55 @@ def rate_text(rate: tuple[int, float]) -> str:
 
 
 def parse_rules(sample: Mapping[str, float], rate: Mapping[str, str]) -> tuple[Rule, ...]:
-    """The rules for the keys of both, by key. Raises `FilterError` or `ValueError`."""
-    rules = []
+    """The rules for the keys of both, by key. Raises `FilterError`, `TypeError` or `ValueError`."""
+    _check_keys("sample", sample, "shares by target, as in sample={'app.tick': 0.01}")
+    _check_keys("rate", rate, "rates by target, as in rate={'app.spam': '100/s'}")
+    rules: list[Rule] = []
+    keys: dict[str, str] = {}
     for key in sorted({*sample, *rate}):
         directives = parse_directives(key)
         if len(directives) != 1 or not directives[0].target or directives[0].is_inside:
             raise ValueError(f"{key!r} is no target to sample; for example app.tick, or app.tick=error")
-        share = sample.get(key)
-        if share is not None and not 0 <= share <= 1:
-            raise ValueError(f"sample[{key!r}] = {share!r}: a share is from 0 to 1")
-        level = directives[0].level
+        target, level = directives[0].target, directives[0].level
+        # Only one of them would hold, and nothing would say which.
+        other = keys.setdefault(target, key)
+        if other != key:
+            raise ValueError(f"sample and rate: {other!r} and {key!r} are for the same target; write one key for both")
         limit = WARNING - 1 if level == EVERYTHING else level
-        rules.append(Rule(key, directives[0].target, limit, share, parse_rate(rate[key]) if key in rate else None))
+        share = _share(key, sample[key]) if key in sample else None
+        rules.append(Rule(key, target, limit, share, _rate(key, rate[key]) if key in rate else None))
     return tuple(rules)
 
 
+def _check_keys(option: str, given: Any, expected: str) -> None:
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{option}={given!r}: expected {expected}")
+    for key in given:
+        if not isinstance(key, str):
+            raise TypeError(f"{option}: the key {key!r} is no text; expected {expected}")
+
+
+def _share(key: str, share: Any) -> float:
+    # A truth value is a number to Python, but not where the configuration is read again.
+    if isinstance(share, bool) or not isinstance(share, Real):
+        raise TypeError(f"sample[{key!r}] = {share!r}: a share is a number from 0 to 1")
+    try:
+        number = float(share)
+    except OverflowError:
+        number = math.inf
+    if not 0 <= number <= 1:
+        raise ValueError(f"sample[{key!r}] = {share!r}: a share is from 0 to 1")
+    return number
+
+
+def _rate(key: str, rate: Any) -> tuple[int, float]:
+    if not isinstance(rate, str):
+        raise TypeError(f"rate[{key!r}] = {rate!r}: a rate is a text, as in '100/s'")
+    return parse_rate(rate)
+
+
 class _Bucket:
-    """So many tokens, which come back with time."""
+    """So many tokens, which come back with time. It starts full: `100/h` lets up to 200 through in the first hour."""
 
     __slots__ = ("_level", "_most", "_per_s", "_since")
 
@@ -106,19 +143,67 @@ class _Active(NamedTuple):
     bucket: _Bucket | None
 
 
-class Sampler:
-    """Applies rules in one process. `slots` says where each key is counted; `count(lane, slot)` counts."""
+class Tally:
+    """What was kept out and not reported yet. One for each process: it outlasts the samplers."""
 
-    def __init__(self, rules: tuple[Rule, ...], slots: Mapping[str, int], count: Callable[[int, int], None]) -> None:
+    def __init__(self) -> None:
+        self._keys: dict[int, str] = {}
+        self._unreported: dict[int, int] = {}
+        self._due = time.monotonic() + REPORT_S
+
+    def name(self, slots: Mapping[str, int]) -> None:
+        """Say which keys the slots are for. A key keeps its slot for the life of the process."""
+        for key, slot in slots.items():
+            self._keys[slot] = key
+
+    def add(self, slot: int) -> None:
+        """One more was kept out."""
+        self._unreported[slot] = self._unreported.get(slot, 0) + 1
+
+    def due(self, *, at_once: bool = False) -> dict[str, int]:
+        """Key to number of records kept out since this was asked last, if it is time to report them."""
+        now = time.monotonic()
+        if now < self._due and not at_once:
+            return {}
+        self._due = now + REPORT_S
+        found, self._unreported = self._unreported, {}
+        # As a list, because another thread may be adding to it still.
+        return {self._keys[slot]: count for slot, count in list(found.items()) if slot in self._keys}
+
+
+class Sampler:
+    """Applies rules in one process. `slots` says where each key is counted; `count(lane, slot)` counts.
+
+    Of `before`, the sampler that it takes the place of, it goes on with the buckets of the keys whose rate is the same.
+    """
+
+    def __init__(
+        self,
+        rules: tuple[Rule, ...],
+        slots: Mapping[str, int],
+        count: Callable[[int, int], None],
+        tally: Tally,
+        before: Sampler | None = None,
+    ) -> None:
+        self.rules = rules
+        self.slots = {rule.key: slots.get(rule.key, 0) for rule in rules}
+        """Where each key is counted."""
+        known = before.buckets if before is not None else {}
+        self.buckets: dict[tuple[str, tuple[int, float]], _Bucket] = {
+            (rule.key, rule.rate): known.get((rule.key, rule.rate)) or _Bucket(*rule.rate)
+            for rule in rules
+            if rule.rate is not None
+        }
         self._active = {
-            rule.target: _Active(rule, slots.get(rule.key, 0), _Bucket(*rule.rate) if rule.rate else None)
+            rule.target: _Active(
+                rule, self.slots[rule.key], self.buckets[rule.key, rule.rate] if rule.rate is not None else None
+            )
             for rule in rules
         }
         self._found: dict[str, _Active | None] = {}
-        self._keys = {slots.get(rule.key, 0): rule.key for rule in rules}
         self._count = count
-        self._unreported = dict.fromkeys(self._keys, 0)
-        self._due = time.monotonic() + REPORT_S
+        self._tally = tally
+        tally.name(self.slots)
 
     def decide(self, target: str, trace_id: bytes) -> Verdict | None:
         """What a span of this target decides for what is inside of it; None if it decides nothing."""
@@ -152,26 +237,17 @@ class Sampler:
         self._keep_out(lane, verdict.slot)
         return False
 
-    def due(self, *, at_once: bool = False) -> dict[str, int]:
-        """Key to number of records kept out since this was asked last, if it is time to report them."""
-        now = time.monotonic()
-        if now < self._due and not at_once:
-            return {}
-        self._due = now + REPORT_S
-        found, self._unreported = self._unreported, dict.fromkeys(self._keys, 0)
-        return {self._keys[slot]: count for slot, count in found.items() if count}
-
     def _keep_out(self, lane: int, slot: int) -> None:
         self._count(lane, slot)
-        if slot in self._unreported:
-            self._unreported[slot] += 1
+        self._tally.add(slot)
 
     def _of(self, target: str) -> _Active | None:
         """The rule with the longest key that covers a target."""
         try:
             return self._found[target]
-        except KeyError:
-            pass
+        except (KeyError, TypeError):
+            # A log record may have anything for a name, also what cannot be looked up.
+            target = target if type(target) is str else _text_of(target)
         rest = "__main__" if target == "__mp_main__" else target
         found = self._active.get(rest)
         while found is None and "." in rest:
@@ -181,3 +257,30 @@ class Sampler:
         if len(self._found) < _MOST_TARGETS:
             self._found[target] = found
         return found
+
+
+def succeed(
+    before: Sampler | None,
+    rules: tuple[Rule, ...],
+    slots: Mapping[str, int],
+    count: Callable[[int, int], None],
+    tally: Tally,
+) -> Sampler | None:
+    """The sampler for a new configuration: the one before it, if nothing has changed for it; None without rules."""
+    if not rules:
+        return None
+    if (
+        before is not None
+        and before.rules == rules
+        and all(before.slots[key] == slots.get(key, 0) for key in before.slots)
+    ):
+        return before
+    return Sampler(rules, slots, count, tally, before)
+
+
+def _text_of(target: object) -> str:
+    try:
+        return str(target)
+    except Exception:
+        # What has no text is below no target.
+        return ""

@@ -24,6 +24,8 @@ from .scope import Scope, active_scope
 __all__ = ["Span", "instrument", "open_span"]
 
 _GENERATION = int(HostWord.GENERATION)
+_NO_FIELDS: dict[str, Any] = {}
+"""What an ended span has; nobody changes it."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -70,7 +72,10 @@ class Span(Scope):
         is_first = around is None and not emitter.is_caused
         self.trace_id = emitter.new_trace_id() if is_first else parent.trace_id
         self._parent_id = None if is_first else parent.span_id
-        self.outer = parent.innermost_open()
+        above = parent.outer
+        # What `innermost_open` finds when nothing around has ended.
+        is_sound = not parent.has_ended and (above is None or not above.has_ended)
+        self.outer = parent if is_sound else parent.innermost_open()
         self.verdict = parent.verdict
         if self.verdict is None and emitter.sampler is not None:
             self.verdict = emitter.sampler.decide(self.target, self.trace_id)
@@ -139,17 +144,18 @@ class Span(Scope):
     def _end(self) -> None:
         """Let go of all that only an open span needs: contexts that were copied inside may keep it for long."""
         self.has_ended = True
+        # In this order: `record` looks at the fields first.
         self._emitter = self._parent = None
-        self.fields, self.recorded = {}, {}
+        self.fields = self.recorded = _NO_FIELDS
 
     def record(self, /, **fields: Any) -> None:
         """Add fields, which a death shows with the open span, and its end otherwise."""
-        emitter = self._emitter
+        recorded, emitter = self.recorded, self._emitter
         if emitter is None:
             return
-        self.recorded.update(fields)
+        recorded.update(fields)
         if self._slot >= 0:
-            merged = {**self.fields, **self.recorded}
+            merged = {**self.fields, **recorded}
             try:
                 _, body = emitter.open_body(INFO, self.target, self.name, merged, self, self._parent_id)
             except (RecursionError, MemoryError):

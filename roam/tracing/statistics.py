@@ -61,4 +61,4 @@ class HostStatistics(msgspec.Struct, frozen=True, kw_only=True):
     forwarding: SubscriptionStatistics
     """Into the host's own logging."""
     promotions_skipped: int = 0
-    """Traces that failed, and were not promoted because too many failed at once."""
+    """Traces that failed, and were not promoted then because too many failed at once; each once, of 1,024 remembered."""
