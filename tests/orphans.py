@@ -19,7 +19,10 @@ from roam.tracing.records import Peer
 from roam.tracing.reservation import _identity_of
 from tests.support import wait_until
 
-__all__ = ["SMALL", "command", "fates", "is_free", "make_orphan", "make_root", "make_segment"]
+__all__ = ["ORPHAN", "SMALL", "command", "fates", "is_free", "make_orphan", "make_root", "make_segment"]
+
+ORPHAN = "0123456789abcdef"
+"""A name as hosts give it to their run directories."""
 
 SMALL = SegmentConfig(page_bytes=4096, record_bytes=1024, life_pages=2, vital_pages=2, bulk_pages=4, span_slots=8)
 
@@ -34,14 +37,14 @@ def make_root(monkeypatch, tmp_path):
 
 def make_orphan(root):
     """The run directory of a host that is gone."""
-    (root / "orphan").mkdir(mode=0o700, parents=True)
-    (root / "orphan" / LOCK_NAME).touch()
-    return root / "orphan"
+    (root / ORPHAN).mkdir(mode=0o700, parents=True)
+    (root / ORPHAN / LOCK_NAME).touch()
+    return root / ORPHAN
 
 
 def make_segment(directory, *, peer_id=1, name="cell", records=3, stage=Stage.RUN, state=1, pid=None):
     """A segment and the files beside it, of a cell that wrote some records; nobody has it open any more."""
-    path = directory / f"{peer_id}-abc.segment"
+    path = directory / f"{peer_id}-0000000000000abc.segment"
     file = SegmentFile.create(path, SMALL, _identity_of(Peer(peer_id, 1, name, None)))
     mapped = MappedSegment(file.fd)
     emitter = Emitter(mapped, ring=lambda: None)

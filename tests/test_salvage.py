@@ -19,7 +19,7 @@ from roam.shm.rundir import LOCK_NAME, RunDirectory, run_directories, run_root
 from roam.spawn import orphans
 from roam.stage import Stage
 from tests.hosting import messages
-from tests.orphans import command, fates, make_orphan, make_root, make_segment
+from tests.orphans import ORPHAN, command, fates, make_orphan, make_root, make_segment
 from tests.support import run_script
 
 
@@ -103,7 +103,7 @@ def test_a_cell_that_never_came_has_nothing_to_tell(orphan, dumps):
 @pytest.mark.parametrize("content", [b"", bytes(100), bytes(70_000), bytes(8) + b"\1" * 300 + bytes(9000)])
 def test_a_segment_in_the_making_goes(content, orphan, dumps):
     """Its host was killed before it had written the magic: no process can have had it."""
-    (orphan / "1-a.segment").write_bytes(content)
+    (orphan / "1-000000000000000a.segment").write_bytes(content)
 
     assert fates(salvage(orphan, dumps)) == [Fate.REMOVED]
     assert not orphan.exists()
@@ -113,7 +113,7 @@ def test_a_segment_in_the_making_goes(content, orphan, dumps):
 def test_what_cannot_be_read_stays_and_is_said(what, orphan, dumps):
     """Corrupt, special and foreign files are neither removed nor the end of the salvage; the others are saved."""
     good = make_segment(orphan, peer_id=1)
-    bad = orphan / "2-b.segment"
+    bad = orphan / "2-000000000000000b.segment"
     if what == "directory":
         bad.mkdir()
     elif what == "fifo":
@@ -142,8 +142,8 @@ def test_what_cannot_be_read_stays_and_is_said(what, orphan, dumps):
 
 def test_leftovers_of_a_cleaned_up_peer_go(orphan, dumps):
     """Fault and stderr files without their segment: a host was killed while it removed them."""
-    (orphan / "3-a.fault").touch()
-    (orphan / "3-a.stderr").write_text("x")
+    (orphan / "3-000000000000000a.fault").touch()
+    (orphan / "3-000000000000000a.stderr").write_text("x")
 
     assert list(salvage(orphan, dumps)) == []
     assert not orphan.exists()
@@ -205,9 +205,9 @@ def test_a_rehearsal_changes_nothing(orphan, dumps):
     """It says what would be done; every file is the same afterwards, and the real run does what it said."""
     make_segment(orphan, peer_id=1)
     make_segment(orphan, peer_id=2, stage=Stage.EXIT, state=2, records=0)
-    (orphan / "3-a.segment").write_bytes(b"")
-    (orphan / "4-a.stderr").touch()
-    (orphan.parent / "empty").mkdir()
+    (orphan / "3-000000000000000a.segment").write_bytes(b"")
+    (orphan / "4-000000000000000a.stderr").touch()
+    (orphan.parent / ("0" * 16)).mkdir()
     before = {path: path.stat().st_mtime_ns for path in orphan.parent.rglob("*")}
     first = command("--dry-run")
 
@@ -238,7 +238,7 @@ def test_a_salvager_that_is_killed_costs_nothing(call, orphan, dumps):
     """
     done = run_script("-c", script, orphan, dumps, call, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert (orphan / "1-abc.segment").exists()
+    assert (orphan / "1-0000000000000abc.segment").exists()
 
     assert fates(salvage(orphan, dumps)) == [Fate.SAVED]
     for dump in dumps.glob("*.roam"):
@@ -265,10 +265,10 @@ def test_a_host_salvages_when_it_starts(orphan, dumps, caplog):
 def test_a_start_takes_what_it_can_in_its_time(root, dumps, monkeypatch):
     """When its time is up it begins nothing new, and it leaves large segments alone; the lock of the run is given up."""
     for number in range(3):
-        (root / f"run-{number}").mkdir()
-        (root / f"run-{number}" / LOCK_NAME).touch()
+        (root / f"{number:016x}").mkdir()
+        (root / f"{number:016x}" / LOCK_NAME).touch()
         for peer_id in (1, 2):
-            make_segment(root / f"run-{number}", peer_id=peer_id)
+            make_segment(root / f"{number:016x}", peer_id=peer_id)
     monkeypatch.setattr(orphans, "_LARGE_BYTES", 1000)
     orphans.salvage_orphans(dumps)
     assert len(list(root.rglob("*.segment"))) == 6
@@ -289,14 +289,14 @@ def test_a_host_starts_whatever_others_left(root, dumps, monkeypatch):
     word."""
     (root / "file").touch()
     (root / "link").symlink_to("/")
-    (root / "lock-is-a-directory" / LOCK_NAME).mkdir(parents=True)
-    (root / "lock-is-a-fifo").mkdir()
-    os.mkfifo(root / "lock-is-a-fifo" / LOCK_NAME)
-    (root / "junk").mkdir()
-    (root / "junk" / LOCK_NAME).touch()
-    (root / "junk" / "1-a.segment").write_bytes(b"junk")
-    (root / "none").mkdir()
-    before = sorted(path for path in root.rglob("*") if "fifo" not in str(path) and path.name != "none")
+    (root / ("c" * 16) / LOCK_NAME).mkdir(parents=True)
+    (root / ("d" * 16)).mkdir()
+    os.mkfifo(root / ("d" * 16) / LOCK_NAME)
+    (root / ("a" * 16)).mkdir()
+    (root / ("a" * 16) / LOCK_NAME).touch()
+    (root / ("a" * 16) / "1-000000000000000a.segment").write_bytes(b"junk")
+    (root / ("b" * 16)).mkdir()
+    before = sorted(path for path in root.rglob("*") if "d" * 16 not in path.parts and path.name != "b" * 16)
     done = run_script("-c", "import roam; roam.TracingHost().close()")
 
     assert done.stdout == done.stderr == ""
@@ -311,8 +311,8 @@ def test_without_orphans_a_start_loads_nothing_more(root):
     run = RunDirectory.create()
     assert run_script("-c", script).stdout == "False\n"
     assert run.remove()
-    (root / "orphan").mkdir(parents=True)
-    (root / "orphan" / LOCK_NAME).touch()
+    (root / ORPHAN).mkdir(parents=True)
+    (root / ORPHAN / LOCK_NAME).touch()
     assert run_script("-c", script).stdout == "True\n"
 
 
@@ -334,3 +334,21 @@ def test_names_that_cells_chose_do_not_reach_the_terminal(orphan, dumps):
     make_segment(orphan, name="\x1b[31mred")
     assert "\x1b" not in command("--dry-run").stdout
     assert "\x1b" not in command().stdout
+
+
+def test_what_is_not_roams_is_left_alone(root, dumps):
+    """Directories that hosts do not make, empty ones too, and files in a run that belong to no peer."""
+    for place in (root, root.parent / "project"):
+        (place / "empty").mkdir(parents=True)
+        (place / "other").mkdir()
+        (place / "other" / LOCK_NAME).touch()
+        (place / "other" / "build.stderr").write_text("mine")
+    (root / ORPHAN).mkdir()
+    (root / ORPHAN / LOCK_NAME).touch()
+    (root / ORPHAN / "build.stderr").write_text("mine")
+    before = sorted(root.parent.rglob("*"))
+
+    assert command(root.parent / "project").stdout == "nothing to do\n"
+    assert "1 stuck" in command().stdout
+    run_script("-c", "import roam; roam.TracingHost().close()")
+    assert sorted(root.parent.rglob("*")) == before

@@ -149,15 +149,15 @@ def test_a_directory_that_cannot_be_locked_does_not_stay(call, root, monkeypatch
 
 def test_a_directory_without_lock_is_kept_unless_it_is_empty(root, dumps):
     """Nobody can say whether its host lives; an empty one never was a run."""
-    (root / "empty").mkdir()
-    (root / "full").mkdir()
-    path = make_segment(root / "full")
+    (root / ("e" * 16)).mkdir()
+    (root / ("f" * 16)).mkdir()
+    path = make_segment(root / ("f" * 16))
     found = [finding for run in run_directories(root) for finding in salvage(run, dumps)]
 
     assert fates(found) == [Fate.STUCK]
     assert LOCK_NAME in found[0].why
     assert path.exists()
-    assert not (root / "empty").exists()
+    assert not (root / ("e" * 16)).exists()
 
 
 # r[verify dump.salvage.alive]
@@ -238,7 +238,7 @@ def test_the_lease_does_not_disturb_a_program(orphan, dumps):
 
 def test_a_host_that_lost_its_lock_but_lives_keeps_its_own_segment(orphan, dumps):
     """A program that closes descriptors it does not know gives the lock away; the process itself is seen then."""
-    path = orphan / "0-a.segment"
+    path = orphan / "0-000000000000000a.segment"
     file = SegmentFile.create(path, SMALL, _identity_of(Peer(0, 1, "host", None)))
     try:
         assert fates(salvage(orphan, dumps)) == [Fate.KEPT]

@@ -12,8 +12,7 @@ from ..errors import RoamError
 from ..postmortem.directory import check_dump_dir, default_dump_dir
 from ..postmortem.escape import escape
 from ..postmortem.salvage import Fate, Finding, salvage
-from ..postmortem.segment import SEGMENT_SUFFIX
-from ..shm.rundir import LOCK_NAME, run_directories, run_root
+from ..shm.rundir import is_run_name, run_directories, run_root
 from .main import Unreadable
 from .output import write_output
 
@@ -55,7 +54,7 @@ def _runs(directory: str | None) -> list[Path]:
         place = Path(directory).absolute()
         if not place.is_dir():
             raise Unreadable(f"{directory}: there is no such directory")
-        if (place / LOCK_NAME).exists() or any(place.glob(f"*{SEGMENT_SUFFIX}")):
+        if is_run_name(place.name):
             return [place]
     try:
         return sorted(run_directories(place))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
+import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,8 @@ from .segment import SEGMENT_SUFFIX, end_of
 __all__ = ["Fate", "Finding", "salvage", "salvage_claimed"]
 
 _COMPANION_SUFFIXES = (".fault", ".stderr")
+_STEM = re.compile(r"[0-9]+-[0-9a-f]{16}")
+"""As `RunDirectory.new_stem` makes them."""
 _PIECE_BYTES = 1 << 20
 _NO_HOST = "nobody held the lock on the run directory of its host"
 
@@ -95,7 +98,7 @@ def salvage_claimed(
         for segment in segments:
             yield _salvage_segment(segment, places, most_bytes, is_rehearsal)
         for path in others:
-            if path.suffix not in _COMPANION_SUFFIXES:
+            if path.suffix not in _COMPANION_SUFFIXES or not _STEM.fullmatch(path.stem):
                 yield Finding(Fate.STUCK, path, f"file {path}", "it is no file of roam's")
             elif not is_rehearsal and not path.with_suffix(SEGMENT_SUFFIX).exists():
                 # Of a peer whose segment was removed first, by a host that was killed while it cleaned up.

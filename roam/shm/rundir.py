@@ -13,6 +13,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
 import stat
 from pathlib import Path
@@ -20,10 +21,11 @@ from pathlib import Path
 from ..errors import RoamError
 from .descriptors import close_quietly
 
-__all__ = ["LOCK_NAME", "RunDirectory", "run_directories", "run_root"]
+__all__ = ["LOCK_NAME", "RunDirectory", "is_run_name", "run_directories", "run_root"]
 
 LOCK_NAME = "host.lock"
 
+_RUN_NAME = re.compile(r"[0-9a-f]{16}")
 _ATTEMPTS = 8
 _LONGEST_NOTE_BYTES = 8192
 
@@ -48,6 +50,11 @@ def run_root() -> Path:
     return Path(tempfile.gettempdir()) / f"roam-{os.getuid()}"
 
 
+def is_run_name(name: str) -> bool:
+    """Whether a directory of this name can be a run: everything else in a root is somebody else's."""
+    return _RUN_NAME.fullmatch(name) is not None
+
+
 def run_directories(root: Path) -> list[Path]:
     """The run directories in `root`, apart from those of this process; none where there is no root.
 
@@ -56,7 +63,11 @@ def run_directories(root: Path) -> list[Path]:
     try:
         _check_root(root)
         with os.scandir(root) as entries:
-            return [Path(entry) for entry in entries if entry.name not in _held and entry.is_dir(follow_symlinks=False)]
+            return [
+                Path(entry)
+                for entry in entries
+                if is_run_name(entry.name) and entry.name not in _held and entry.is_dir(follow_symlinks=False)
+            ]
     except FileNotFoundError:
         return []
 
