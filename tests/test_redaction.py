@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -80,8 +81,8 @@ def test_what_is_remembered_is_bounded():
     """A program that makes up names without end costs no memory without end."""
     found = Redactor(["x"])
     for number in range(10_000):
-        assert not found.is_secret(f"name{number}")
-    assert len(found.safe) <= 4096
+        assert not found.is_secret(f"name{number}", is_outermost=True)
+    assert len(found.safe) == 4096
 
 
 def fields_of(fields, redactor=REDACTOR):
@@ -207,6 +208,84 @@ def test_locals_of_exceptions_are_shown_where_they_are_asked_for():
     assert f"      password = {REDACTED_TEXT!r}\n" in texts[1]
     assert "hunter2" not in texts[1]
     assert max(map(len, texts[1].splitlines())) < 200
+
+
+def test_elements_with_names_are_fields():
+    """Named tuples, pairs of name and value as in headers, and keys of any type and length."""
+
+    class User(NamedTuple):
+        name: str
+        password: str
+
+    class Key(str):
+        __slots__ = ()
+
+    long = "x" * 300 + "_token"
+    value = {
+        "user": User("ann", "hidden"),
+        "headers": [("Host", "h"), ("Authorization", "hidden"), ["Cookie", "hidden"], ("a", "b", "c")],
+        "keys": {Key(long): "hidden", long.encode(): "hidden", b"api_key": "hidden", ("x" * 200, "token"): "hidden"},
+    }
+    found = fields_of({"value": value})["value"]
+    assert "hidden" not in str(found)
+    assert found["user"] == ["ann", REDACTED_TEXT]
+    assert found["headers"] == [
+        ["Host", "h"],
+        ["Authorization", REDACTED_TEXT],
+        ["Cookie", REDACTED_TEXT],
+        ["a", "b", "c"],
+    ]
+
+
+def test_a_hook_that_logs_is_not_asked_about_that():
+    """Its own records are written with everything hidden, and it ends."""
+    calls = []
+
+    def hook(name, value):
+        calls.append(name)
+        roam.info("from the hook", value=value, deep={"x": [1, 2]})
+        return value
+
+    with in_process(TracingConfig("info")) as (_, cell):
+        roam.set_redactor(hook)
+        roam.info("hello", a=1)
+        roam.set_redactor(None)
+        records = [record for record in arrived(cell) if record.kind == "event"]
+    assert sorted(calls) == ["a", "message"]
+    assert [record.fields for record in records if record.message == "hello"] == [{"a": 1}]
+    assert {str(record.fields["value"]) for record in records if "a" not in record.fields} == {REDACTED_TEXT}
+
+
+def test_what_is_remembered_has_a_length():
+    """Long names, and those of nested fields, are judged each time."""
+    found = Redactor(["x"])
+    fields_of({"a" * 1000: 1, "outer": {"inner": 1}}, found)
+    assert found.safe == {"outer"}
+
+
+def test_locals_that_cannot_be_read_cost_no_traceback():
+    """A class body whose namespace is a program's own."""
+
+    class Namespace(dict):
+        def items(self):
+            raise RuntimeError("no")
+
+    class Meta(type):
+        @classmethod
+        def __prepare__(cls, name, bases):
+            return Namespace()
+
+    with in_process(TracingConfig("info", exception_locals=True)) as (_, cell):
+        try:
+
+            class Body(metaclass=Meta):
+                raise ValueError("inside")
+
+        except ValueError:
+            roam.error("failed", exc_info=True)
+        [record] = [record for record in arrived(cell) if record.kind == "event"]
+    assert "ValueError: inside" in record.exception.traceback
+    assert "in Body" in record.exception.traceback
 
 
 # r[verify trace.redacted]

@@ -138,7 +138,11 @@ class _Formatter:
             # One text for each frame, from the innermost one outwards.
             innermost = deque(_frames_of(tb), maxlen=MAX_FRAMES_WITH_LOCALS)
             for index, frame in enumerate(reversed(innermost), 1):
-                lines[-index] += self.locals(frame, self.shown_locals)
+                try:
+                    lines[-index] += self.locals(frame, self.shown_locals)
+                except Exception:
+                    # A class body may have a namespace of its own, whose methods are a program's code.
+                    lines[-index] += "      [local variables that cannot be read]\n"
         return lines
 
     def locals(self, frame: FrameType, redactor: Redactor) -> str:

@@ -15,7 +15,7 @@ from types import NoneType
 from typing import Any, NamedTuple
 
 from .records import CUT, FIELD_CONVERTED
-from .redaction import Redactor
+from .redaction import REDACTED_TEXT, Redactor
 
 __all__ = [
     "CHANGED_TEXT",
@@ -239,7 +239,10 @@ class Normaliser:
         self.room -= 3
         self.path.append(id(value))
         try:
-            return self.mapping(value) if base is dict else self.sequence(base.__iter__(value))
+            if base is dict:
+                return self.mapping(value)
+            elements = self.named_elements(value, base)
+            return self.sequence(base.__iter__(value) if elements is value else iter(elements))
         except RecursionError:
             self.flags |= FIELD_CONVERTED
             return self.marker(DEEP_TEXT)
@@ -287,12 +290,36 @@ class Normaliser:
             plain[name] = self.convert(self.permitted(key, name, item))
         return plain
 
-    def permitted(self, key: object, name: str, value: object) -> object:
+    def permitted(self, key: object, name: str, value: object, *, is_outermost: bool = False) -> object:
         """The value of a field, or what is to be written in its place. `name` is the key as it is written."""
         if self.redactor is None:
             return value
         # r[impl trace.redacted] By all of the key, of which the name may be a part.
-        return self.redactor.redact(key if type(key) is str else name, value)
+        kind = type(key)
+        if issubclass(kind, str):
+            name = str.__str__(key)
+        elif issubclass(kind, bytes):
+            name = bytes.decode(key, "latin-1")
+        elif len(name) >= MAX_KEY_BYTES:
+            return REDACTED_TEXT  # of a key that is not known to its end
+        return self.redactor.redact(name, value, is_outermost=is_outermost)
+
+    def named_elements(self, value: Any, base: type) -> Any:
+        """What is to be written of a tuple or list whose elements have names: a named tuple, or a name and a value."""
+        redactor = self.redactor
+        if redactor is None or base not in (tuple, list):
+            return value
+        names = getattr(type(value), "_fields", None) if base is tuple else None
+        if type(names) is tuple and len(names) == base.__len__(value):
+            return [
+                self.permitted(name, str(name), item) for name, item in zip(names, tuple.__iter__(value), strict=True)
+            ]
+        if base.__len__(value) == 2:
+            first, second = base.__iter__(value)
+            if type(first) is str and redactor.is_secret(first):
+                return [first, REDACTED_TEXT]
+            return [first, second]
+        return value
 
     def key(self, key: object, index: int, taken: dict[str, Any]) -> str:
         """`key` as text that is not in `taken`: a second `"1"`, from `{1: …, "1": …}`, becomes `"1#<index>"`."""
@@ -343,7 +370,7 @@ def normalise(fields: object, limit_bytes: int, redactor: Redactor | None = None
     cuts: dict[str, int] = {}
     for index, (key, value) in enumerate(items):
         name = normaliser.key(key, index, plain)
-        permitted = normaliser.permitted(key, name, value)
+        permitted = normaliser.permitted(key, name, value, is_outermost=True)
         is_text = issubclass(type(permitted), (str, bytes, bytearray))
         plain[name] = normaliser.top_level(permitted, level if is_text else room)
         if normaliser.was_cut:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import weakref
+from _thread import get_ident
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
@@ -18,7 +19,10 @@ __all__ = ["REDACTED_NAMES", "REDACTED_TEXT", "Redactor", "redactor_of", "set_re
 REDACTED_TEXT = "[redacted]"
 REDACTED_NAMES = (
     "access_key",
+    "access_keys",
+    "access_tokens",
     "api_key",
+    "api_keys",
     "apikey",
     "authorization",
     "cookie",
@@ -32,7 +36,9 @@ REDACTED_NAMES = (
     "password",
     "passwords",
     "private_key",
+    "private_keys",
     "pwd",
+    "refresh_tokens",
     "secret",
     "secrets",
     "session_id",
@@ -44,9 +50,12 @@ REDACTED_NAMES = (
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W_A-Za-z]+")
 _MOST_NAMES = 4096
+_LONGEST_NAME = 128
 
 Hook = Callable[[str, Any], Any]
 _hook: Hook | None = None
+_in_hook: set[int] = set()
+"""Threads that are in it just now."""
 _redactors: weakref.WeakSet[Redactor] = weakref.WeakSet()
 
 
@@ -54,8 +63,9 @@ def set_redactor(function: Hook | None) -> None:
     """Have every field of this process's records pass through `function(name, value)`; None for none.
 
     It is called before anything is written, in the thread that emits, also for nested fields and, under the name
-    `message`, for messages; what it returns is written in the value's place. Where it raises, `[redacted]` is. It costs every
-    record several microseconds. Raises `TypeError` for what cannot be called.
+    `message`, for messages; what it returns is written in the value's place. Where it raises, `[redacted]` is, and so for
+    all values of records that it makes itself. It costs every record several microseconds. Raises `TypeError` for what
+    cannot be called.
     """
     global _hook
     if function is not None and not callable(function):
@@ -80,33 +90,42 @@ class Redactor:
         """The process's own function, see `set_redactor`."""
         self.safe: set[str]
         """Cache: names that were asked for and are not secret. Empty while there is a hook."""
-        self.use(_hook)
+        # In this order: a hook that is set meanwhile is not missed.
         _redactors.add(self)
+        self.use(_hook)
 
     def use(self, hook: Hook | None) -> None:
         """Take another hook; fields of no name are safe until they are asked for again."""
         self.hook = hook
         self.safe = set()
 
-    def is_secret(self, name: str) -> bool:
-        """Whether the value of a field of this name must not be written."""
-        if name in self.safe:
+    def is_secret(self, name: str, *, is_outermost: bool = False) -> bool:
+        """Whether the value of a field of this name must not be written. Names of fields that are nested in no other,
+        `is_outermost`, are remembered."""
+        # Read first: what is added to a set that a new hook has replaced is forgotten with it.
+        safe = self.safe
+        if name in safe:
             return False
         spelled = _spelled(name)
         if any(secret in spelled for secret in self._secrets):
             return True
-        # Bounded, because a program may make up names without end.
-        if self.hook is None and len(self.safe) < _MOST_NAMES:
-            self.safe.add(name)
+        # Bounded, because a program may make up names without end, of any length.
+        if is_outermost and self.hook is None and len(safe) < _MOST_NAMES and len(name) <= _LONGEST_NAME:
+            safe.add(name)
         return False
 
-    def redact(self, name: str, value: Any) -> Any:
+    def redact(self, name: str, value: Any, *, is_outermost: bool = False) -> Any:
         """The value, or what is to be written in its place."""
-        if self.is_secret(name):
+        if self.is_secret(name, is_outermost=is_outermost):
             return REDACTED_TEXT
         hook = self.hook
         if hook is None:
             return value
+        thread = get_ident()
+        if thread in _in_hook:
+            # The hook's own records: asking it about them would never end.
+            return REDACTED_TEXT
+        _in_hook.add(thread)
         try:
             return hook(name, value)
         except (KeyboardInterrupt, SystemExit):
@@ -114,6 +133,8 @@ class Redactor:
         except BaseException:
             # It was asked because something may have to be hidden.
             return REDACTED_TEXT
+        finally:
+            _in_hook.discard(thread)
 
 
 def _spelled(name: str) -> str:

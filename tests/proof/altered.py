@@ -21,6 +21,7 @@ MODULES = {
     for name in (
         "roam.shm.chunk",
         "roam.shm.ring",
+        "roam.shm.overflow",
         "roam.shm.reader",
         "roam.shm.header",
         "roam.shm.segment",

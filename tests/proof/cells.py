@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 import roam
-from roam.shm.layout import VITAL, HostWord
+from roam.shm.layout import BULK, VITAL, HostWord
 from roam.tracing.emitter import current_emitter
 
-__all__ = ["add", "die_in_span", "flood", "paced", "press"]
+__all__ = ["add", "die_in_span", "flood", "lone", "paced", "press"]
 
 BATCH = 250
 IDLE_BURSTS = 10
 TICK_S = 0.01
+HOST_PATIENCE_S = 5.0
+"""How long a cell waits for its host to do what it does many times a second."""
 
 
 def flood(seconds: float) -> dict[str, int]:
@@ -58,16 +61,34 @@ class _Bell:
         self.parks.append(self._writer._rung)
         self._ring()
 
-    def emit(self, number: int) -> None:
+    def emit(self, number: int, **fields: str) -> None:
         """One record. If the host had parked before it, the cell has rung for that park, or a later one, afterwards."""
         parked = self._words[HostWord.PARKED]
-        roam.info("paced", number=number, sent=time.monotonic_ns())
+        roam.info("paced", number=number, sent=time.monotonic_ns(), **fields)
         self.missed += not self.parks or self.parks[-1] < parked
+
+    def await_park(self) -> bool:
+        """Wait until the host has parked anew since the cell rang; False if it does not."""
+        return _await(lambda: self._words[HostWord.PARKED] > self._writer._rung)
+
+    def emit_unrung(self, number: int) -> bool:
+        """One record, of which the ring is lost. Returns whether the host has found it all the same."""
+        self._writer._ring = lambda: None
+        roam.info("paced", number=number, sent=time.monotonic_ns(), after="lost ring")
+        self._writer._ring = self._note
+        return _await(lambda: self._words[HostWord.TAKEN + BULK] > number)
+
+
+def _await(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + HOST_PATIENCE_S
+    while not (is_so := condition()) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return is_so
 
 
 def paced(rate: int, seconds: float, pauses: int, pause_s: float) -> dict[str, int]:
     """Emit `rate` records a second, sleeping in between; then one record after each of some pauses, in which the host
-    parks. Returns how many there were, and how the doorbell was used."""
+    parks, and one whose ring is lost. Returns how many there were, and how the doorbell was used."""
     bell = _Bell()
     emitted = 0
     start = time.monotonic()
@@ -77,16 +98,33 @@ def paced(rate: int, seconds: float, pauses: int, pause_s: float) -> dict[str, i
         while emitted < due:
             bell.emit(emitted)
             emitted += 1
-    for _ in range(pauses):
+    parks = 0
+    while parks < pauses and bell.await_park():
+        parks += 1
         time.sleep(pause_s)
-        bell.emit(emitted)
+        bell.emit(emitted, after="pause")
         emitted += 1
+    is_found = bell.await_park()
+    time.sleep(pause_s)
+    is_found = bell.emit_unrung(emitted) and is_found
+    emitted += 1
     return {
         "emitted": emitted,
         "rings": len(bell.parks),
         "repeated rings": len(bell.parks) - len(set(bell.parks)),
         "missed rings": bell.missed,
+        "pauses without a park": pauses - parks,
+        "records that nobody looked for": not is_found,
     }
+
+
+def lone(count: int, pause_s: float) -> int:
+    """Emit `count` records, each after a pause: by turns for a host that sleeps, and for one that is about to. Returns
+    how many."""
+    for number in range(count):
+        time.sleep(pause_s)
+        roam.info("paced", number=number, sent=time.monotonic_ns(), after=("bell", "window")[number % 2])
+    return count
 
 
 def die_in_span(count: int) -> None:

@@ -8,16 +8,18 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
+from zlib import crc32
 
 from roam.errors import SegmentTaken
-from roam.shm.layout import BULK, Geometry, HostWord, SegmentConfig, StatusWord
+from roam.shm.layout import BULK, LANES, Geometry, HostWord, SegmentConfig, StatusWord
 from roam.shm.outcome import Outcome
 
+from .altered import Code
 from .duet import Duet, FencedLock, Shared, Side
 from .goal import expect
 from .weave import Weave, source_of
 
-__all__ = ["ClaimWeave", "CreditWeave", "DoorbellWeave", "JudgedWeave"]
+__all__ = ["ClaimWeave", "CreditWeave", "DoorbellWeave", "JudgedWeave", "SparedWeave"]
 
 CONFIG = SegmentConfig(page_bytes=256, life_pages=2, vital_pages=2, bulk_pages=4, record_bytes=64, span_slots=1)
 GEOMETRY = Geometry(CONFIG)
@@ -211,6 +213,7 @@ class CreditWeave(DuetWeave):
     """
 
     name = "credit"
+    counted = "items received"
     steps = (120, 120)
     first_seq = 254
     page_bytes = 96
@@ -248,7 +251,7 @@ class CreditWeave(DuetWeave):
             # The last one may have been committed by a sender that did not live to hear of it.
             expect(received[: len(sent)] == sent, f"sent {sent}, received {received}")
             expect(len(received) <= len(sent) + duet.was_killed[0], f"sent {sent}, received {received}")
-        counts["items received"] += len(received)
+        counts[self.counted] += len(received)
         return 1
 
     def _reader(self, read: Any) -> Any:
@@ -277,6 +280,33 @@ class CreditWeave(DuetWeave):
         # Whether the sending process lives is asked elsewhere.
         rx._sender_checked = float("inf")
         return rx
+
+
+class _SparingLane:
+    """A lane that drops what is newest, as a sender of numbers."""
+
+    def __init__(self, code: Code, ring: Any, words: Any) -> None:
+        policies = [code.overflow.DROP_NEWEST] * len(LANES)
+        self._append = code.overflow.LaneOverflow(policies, [ring] * len(LANES), words).appends[BULK]
+
+    def send(self, item: int) -> bool:
+        """Write it; False if there is no room."""
+        payload = bytes([item])
+        return bool(self._append(payload, crc32(payload), 0))
+
+
+# r[verify shm.overflow.spared]
+class SparedWeave(CreditWeave):
+    """As `CreditWeave`, where the sender is a cell whose lane overwrites nothing that its host has not taken."""
+
+    name = "spared"
+    counted = "records spared"
+
+    def _tx(self, side: Side) -> Any:
+        ring = self.code.ring.RingWriter(
+            side, side.words, offset=4096, page_bytes=self.page_bytes, page_count=2, first_seq=self.first_seq
+        )
+        return _SparingLane(self.code, ring, side.words)
 
 
 class _Locks:

@@ -36,8 +36,9 @@ class FuzzDumps(Goal):
     name = "fuzz-dumps"
     unit = "dumps"
     promise = (
-        "DumpError or a post-mortem; <= 20 ms and <= 4 MiB; what is not sound is listed; only written records; damage "
-        "costs its own section, in a record its own record; text that is safe to show"
+        "DumpError or a post-mortem; <= 20 ms of a processor, the best of up to 13 tries, and <= 4 MiB, as the process "
+        "grows in a batch or else as Python allocates; what is not sound is listed; only written records; damage costs "
+        "its own section, in a record its own record; text that is safe to show"
     )
     covers = (
         "refused",

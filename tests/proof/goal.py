@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-__all__ = ["Broken", "Case", "Goal", "Tally", "expect", "quantile"]
+__all__ = ["Broken", "Case", "Goal", "Tally", "UnknownCase", "expect", "quantile"]
 
 Case = dict[str, Any]
 
@@ -24,6 +24,10 @@ class Broken(AssertionError):
     def __init__(self, problem: str, **evidence: Any) -> None:
         super().__init__(problem)
         self.evidence = evidence
+
+
+class UnknownCase(LookupError):
+    """A case, from a replay file of another version, that its goal does not have any more."""
 
 
 def expect(is_so: object, problem: str, **evidence: Any) -> None:

@@ -62,8 +62,8 @@ class HostileCell(Goal):
     name = "hostile-cell"
     unit = "kinds"
     promise = (
-        f"another cell's records arrive in <= {LATEST_MS:.0f} ms (p99; on a machine that is too busy, at most twice as "
-        f"late as beside a busy loop), all of them; the host grows by <= "
+        f"another cell's records all arrive, their p99 over all kinds in <= {LATEST_MS:.0f} ms, or twice that beside a "
+        f"busy loop if that is more; the host grows by <= "
         f"{GROWTH_BYTES >> 20} MiB, finds no defect in itself, and stops the cell and writes its post-mortem"
     )
     covers = ("records of the other cell", "losses of the hostile cells", "looks", "post-mortems")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from .altered import Code, patience
-from .duets import ClaimWeave, CreditWeave, DoorbellWeave, JudgedWeave
+from .duets import ClaimWeave, CreditWeave, DoorbellWeave, JudgedWeave, SparedWeave
 from .goal import Broken, Case, Goal, Tally
 from .loom import STEP_KINDS
 from .rings import ChanceWeave, HasteWeave, HostileWeave, KillWeave, OneBreakWeave, ShippedPatienceWeave, WeakWeave
@@ -42,6 +42,7 @@ PLANS = (
     Plan(DoorbellWeave, 300, 20_000, 1000),
     Plan(JudgedWeave, 300, 20_000, 1000),
     Plan(CreditWeave, 300, 20_000, 1000),
+    Plan(SparedWeave, 300, 20_000, 1000),
     Plan(ClaimWeave, 400, 0, 2000),
 )
 
@@ -83,8 +84,10 @@ class Interleavings(Goal):
         "records delivered by a hostile writer",
         "spans shown",
         "spans torn",
+        "spans without room",
         "configurations kept",
         "configurations taken",
+        "configurations too large",
         "hosts dead between posts",
         "hosts dead within a word",
         "unfinished segments refused",
@@ -96,6 +99,7 @@ class Interleavings(Goal):
         "acknowledgements seen",
         "items refused",
         "items received",
+        "records spared",
         "claims refused",
         "claims of dead processes",
     )

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from .altered import MODULES, Code
-from .goal import Broken, Case, Goal, Tally, expect
+from .goal import Broken, Case, Goal, Tally, UnknownCase, expect
 from .interleavings import run_batch
 from .mutations import CONTROLS, MUTANTS, Mutant
 
@@ -35,12 +35,12 @@ class Mutants(Goal):
     def check(self, case: Case, tally: Tally) -> None:
         """Look for the bug, or run a control."""
         if "control" in case:
-            mutant = next(mutant for mutant in CONTROLS if mutant.name == case["control"])
+            mutant = _named(case["control"], CONTROLS)
             found = _search(mutant, case["seed"], case["schedules"])
             expect(found is None, f"the control {mutant.name} is not to be found: {found}")
             tally.counts["controls"] += 1
             return
-        mutant = next(mutant for mutant in MUTANTS if mutant.name == case["mutant"])
+        mutant = _named(case["mutant"], MUTANTS)
         found = _search(mutant, case["seed"], MOST_SCHEDULES)
         expect(found is not None, f"the mutant {mutant.name} survives {MOST_SCHEDULES:,} schedules of each kind")
         first, *_ = str(found).split(":")
@@ -55,6 +55,13 @@ class Mutants(Goal):
         """For each mutant the kind and the number of the first schedule that found it."""
         found = [name.removeprefix("first: ") for name in tally.counts if name.startswith("first: ")]
         return f"{tally.counts['controls']} controls pass; found first by: {', '.join(sorted(found))}"
+
+
+def _named(name: str, mutants: tuple[Mutant, ...]) -> Mutant:
+    for mutant in mutants:
+        if mutant.name == name:
+            return mutant
+    raise UnknownCase(f"there is no mutant {name!r}")
 
 
 def _search(mutant: Mutant, seed: int, schedules: int) -> Broken | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .altered import Edit
-from .duets import ClaimWeave, CreditWeave, DoorbellWeave, JudgedWeave
+from .duets import ClaimWeave, CreditWeave, DoorbellWeave, JudgedWeave, SparedWeave
 from .rings import ChanceWeave, HasteWeave, HostileWeave, KillWeave, OneBreakWeave, WeakWeave
 from .tables import BirthWeave, MailboxWeave, SpanWeave
 from .weave import Weave
@@ -200,9 +200,23 @@ MUTANTS = (
         "magic_first",
         (BirthWeave,),
         (
-            Edit("segment", WRITTEN_HEADER, "        os.pwrite(fd, header, 0)\n"),
-            Edit("header", "    if fields[-1] != crc32(raw[len(MAGIC) : _CRC_OFFSET]):\n", "    if False:\n"),
+            # The checksum would still refuse what is half written: what is found is the order.
+            Edit(
+                "segment",
+                WRITTEN_HEADER,
+                "        os.pwrite(fd, MAGIC, 0)\n        os.pwrite(fd, header[len(MAGIC) :], len(MAGIC))\n",
+            ),
         ),
+    ),
+    Mutant(
+        "span_overflow_not_counted",
+        (SpanWeave,),
+        (Edit("spans", "            self._overflowed += 1\n", ""),),
+    ),
+    Mutant(
+        "mailbox_slot_overrun",
+        (MailboxWeave,),
+        (Edit("mailbox", "        if len(body) > LIMIT_BYTES:\n", "        if len(body) > LIMIT_BYTES + 1:\n"),),
     ),
     Mutant(
         "claim_unlocked",
@@ -299,6 +313,11 @@ MUTANTS = (
             ),
         ),
     ),
+    Mutant(
+        "spared_in_one_look",
+        (SparedWeave,),
+        (Edit("overflow", "taken = min(words[at], words[at])", "taken = words[at]"),),
+    ),
 )
 """Bug by bug."""
 
@@ -314,6 +333,7 @@ EVERY_KIND = (
     DoorbellWeave,
     JudgedWeave,
     CreditWeave,
+    SparedWeave,
     ClaimWeave,
 )
 

@@ -78,7 +78,7 @@ class NthFailure(Goal):
 
     def _check(self, case: Case, tally: Tally) -> None:
         if "site" in case:
-            _suffer(case["variant"], Fault(case["site"], case["number"], case["error"]), tally)
+            _suffer_surely(case["variant"], Fault(case["site"], case["number"], case["error"]), tally)
             return
         counts = _sites_of(case["variant"])
         if "sample" in case:
@@ -86,7 +86,7 @@ class NthFailure(Goal):
             sites = source.sample(sorted(counts), case["sample"])
             faults = [Fault(site, source.choice((EVERY, 1, 2)), source.choice(ERRORS)) for site in sites]
             for fault in (*CERTAIN, *faults):
-                _suffer(case["variant"], fault, tally)
+                _suffer_surely(case["variant"], fault, tally)
                 tally.counts["sites"] += 1
             return
         for site in sorted(counts):
@@ -179,6 +179,13 @@ def _suffer(variant: str, fault: Fault, tally: Tally) -> bool:
     tally.counts["faults"] += 1
     tally.counts["typed errors" if account.errors else "signs" if account.signs else "unnoticed"] += 1
     return True
+
+
+def _suffer_surely(variant: str, fault: Fault, tally: Tally) -> None:
+    """As `_suffer`; a fault that is in every sample is reached every time."""
+    is_reached = _suffer(variant, fault, tally)
+    evidence = {"site": fault.site, "number": fault.number, "error": fault.error}
+    expect(is_reached or fault not in CERTAIN, f"{fault}: never called", **evidence)
 
 
 def _lead(variant: str) -> Account:

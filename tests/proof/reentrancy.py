@@ -47,13 +47,15 @@ class Reentrancy(Goal):
     unit = "emits"
     promise = (
         "no deadlock, no lock left taken; every emit that returned is delivered or counted by cause, an interrupted one "
-        "is wholly there or not; each source in order; drops told of exactly, in front of the next record; forks silent"
+        "is wholly there or not; each source in order; drops told of exactly, in front of the next record; children, also of forks "
+        "in C, silent"
     )
     covers = (
         "interrupts",
         "in handlers",
         "in garbage",
         "forks",
+        "forks in C",
         "dropped as nested",
         "configurations",
         "interrupted and there",
@@ -83,6 +85,9 @@ class Reentrancy(Goal):
                 expect(subscription.statistics().dropped_by_queue == 0, "the subscriber's queue was too short")
             account = json.loads(cell.result(PATIENCE_S))
             statistics = cell.statistics()
+            spans = cell.open_spans()
+        expect(not spans, f"in the table of the parent, which opened none: {spans[:3]}")
+        expect(not statistics.spans_overflowed, f"{statistics.spans_overflowed} spans of children are counted")
         expect(not account["problems"], "; ".join(account["problems"][:5]))
         _Audit(account, ledger, statistics).run(tally)
 
@@ -106,14 +111,20 @@ def _follow(host: roam.TracingHost, cell: roam.Cell, subscription: Any, ledger: 
             # With all its stacks in the post-mortem.
             os.kill(cell.pid, signal.SIGABRT)
             cell.join(PATIENCE_S)
-            expect(False, f"nothing for {SILENCE_S} s: a deadlock\n{cell.post_mortem}")
+            expect(False, f"nothing for {SILENCE_S} s: a deadlock\n{_report(cell)}")
         if now - pushed > CONFIG_PAUSE_S:
             pushed = now
             count += 1
             host.set_config(CONFIGS[count % 2], timeout=0)
     ended = cell.join()
-    expect(ended is not None and ended.is_normal, f"the cell ended: {ended.describe()}\n{cell.post_mortem}")
+    if ended is None or not ended.is_normal:
+        expect(False, f"the cell ended: {ended and ended.describe()}\n{_report(cell)}")
     return count
+
+
+def _report(cell: roam.Cell) -> str:
+    pm = cell.post_mortem
+    return pm.render(last=20) if pm is not None else "without a post-mortem"
 
 
 class _Ledger:
@@ -190,6 +201,7 @@ class _Audit:
         counts["in garbage"] += begun[GARBAGE]
         counts["interrupts"] += happened["interrupts"]
         counts["forks"] += happened["forks"]
+        counts["forks in C"] += happened["forks in C"]
         counts["dropped as nested"] += self.dropped["nested"]
         counts["overwritten"] += lost
 

@@ -7,6 +7,7 @@ and in garbage that is collected there, an interrupt can come between the beginn
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import gc
 import json
@@ -38,7 +39,9 @@ TICKS_A_BURST = 8
 BURST = 80
 """More records than may wait while one is being written."""
 MOST_CHILDREN = 4
-CHILD_PATIENCE_S = 30
+CHILD_PATIENCE_S = 10
+"""After so long a child says where it hangs, and ends: sooner than anybody takes the whole cell for hung."""
+FORKS_IN_C = 6
 SWITCH_INTERVAL_S = 0.0001
 WORK, REST_S = 16, 0.003
 """Workers rest between their records, and take turns, so that the main thread gets its own: signals are handled there."""
@@ -81,7 +84,9 @@ class Crowd:
         self.stopping = False
         self.problems: list[str] = []
         self.children: list[int] = []
-        self.is_child = False
+        self.stacks_fd = os.memfd_create("stacks", os.MFD_CLOEXEC)
+        """What children that hang write before they end."""
+        self.is_child = self.is_child_done = False
         self.is_inside = False
         self.is_armed = False
 
@@ -156,13 +161,32 @@ class Crowd:
             self.children.append(pid)
             self.counts["forks"] += 1
             return
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(CHILD_PATIENCE_S)
-        for _ in range(3):
-            self.emit(CHILD)
+        self.be_child()
         if number % 2 or not is_free:
             os._exit(0)
         self.is_child = True
+
+    def fork_in_c(self) -> None:
+        """As an extension forks: Python hears nothing of it. While there is one thread only, because the child of several
+        may wait for ever for the interpreter."""
+        pid = ctypes.PyDLL(None).fork()
+        if not pid:
+            try:
+                self.be_child()
+            finally:
+                os._exit(0 if self.is_child_done else 1)
+        self.children.append(pid)
+        self.counts["forks in C"] += 1
+
+    def be_child(self) -> None:
+        """Emit, and open a span that stays open: none of it is to be seen anywhere."""
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        faulthandler.register(signal.SIGALRM, file=self.stacks_fd, chain=True)
+        signal.alarm(CHILD_PATIENCE_S)
+        roam.span("of a child").__enter__()
+        for _ in range(3):
+            self.emit(CHILD)
+        self.is_child_done = True
 
     def end_child(self) -> NoReturn:
         """In a forked child that is out of what it was forked in: emit once more, and end."""
@@ -175,7 +199,11 @@ class Crowd:
             _, status = os.waitpid(self.children[0], 0)
             del self.children[0]
             if status:
-                self.problems.append(f"a forked child ended with {status}")
+                self.problems.append(f"a forked child ended with {status}\n{self.stacks()}")
+
+    def stacks(self) -> str:
+        """Where children have hung."""
+        return os.pread(self.stacks_fd, 20_000, 0).decode(errors="replace")
 
     def be_main(self, emits: int) -> None:
         """What the main thread does, until there were enough records and interrupts."""
@@ -243,6 +271,9 @@ def run(emits: int, interrupts: int, patience_s: float) -> str:
     faulthandler.dump_traceback_later(patience_s, exit=True)
     crowd = Garbage.crowd = Crowd(interrupts)
     threads = [threading.Thread(target=crowd.work, args=(source,)) for source in range(WORKERS)]
+    for _ in range(FORKS_IN_C):
+        crowd.fork_in_c()
+    crowd.reap(0)
     before = (sys.unraisablehook, gc.get_threshold(), sys.getswitchinterval())
     sys.unraisablehook = crowd.on_unraisable
     gc.collect()

@@ -10,23 +10,25 @@ from functools import cached_property
 from unittest import mock
 
 from roam.clock import ClockAnchor
-from roam.errors import RoamError
+from roam.errors import ConfigTooLarge, RoamError
 from roam.shm.header import NO_CAUSE, Identity
 from roam.shm.layout import (
     HEADER,
     MAGIC,
+    MAILBOX_HEAD,
     MAILBOX_OFFSET,
     MAILBOX_SLOT_BYTES,
     SPAN_SLOT_BYTES,
     Geometry,
     HostWord,
     SegmentConfig,
+    StatusWord,
 )
 from roam.tracing.config import TracingConfig
 from tests.lanes import StoreLog
 
 from .altered import Code
-from .goal import expect
+from .goal import Broken, expect
 from .loom import Loads, images_of, one_break, random_breaks
 from .weave import Weave, source_of
 
@@ -81,6 +83,7 @@ class SpanWeave(PairWeave):
     with a kill at every store among the starts, then as many breaks as chance likes.
 
     A body that is shown was in force during the look; a slot that did not change is shown as it is, and not as torn.
+    Spans that found no room are counted, each before the next one is begun.
     """
 
     name = "span table"
@@ -89,18 +92,22 @@ class SpanWeave(PairWeave):
     steps = 28
 
     @cached_property
-    def _script(self) -> tuple[list[bytes], list[list[tuple[int, bytes] | None]]]:
-        """The images, and what each slot holds in each: `(time, body)`, or None for a free one."""
+    def _script(self) -> tuple[list[bytes], list[list[tuple[int, bytes] | None]], list[int]]:
+        """The images, what each slot holds in each: `(time, body)`, or None for a free one, and how many spans had found
+        no room by then."""
         log = StoreLog()
         table = self.code.spans.SpanTable(log.memory, log.words, offset=self.offset, slots=self.slots)
         in_force: list[tuple[int, bytes] | None] = [None] * self.slots
         truth = [list(in_force)]
+        overflowed = [0]
         ended, live = [], []
         for step in range(self.steps):
             body = bytes([65 + step]) * (3 + step * 7 % 20)
             before = list(in_force)
+            is_refused = False
             if step % 7 in (0, 1):
                 handle = table.open(body, step)
+                is_refused = handle < 0
                 if handle >= 0:
                     live.append(handle)
                     in_force[handle % self.slots] = (step, body)
@@ -113,13 +120,19 @@ class SpanWeave(PairWeave):
                 for handle in ended:
                     table.rewrite(handle, b"late", step)
                     table.close(handle)
+                # There is a slot, and this is too long for one.
+                is_refused = table.open(bytes(SPAN_SLOT_BYTES), step) < 0
             else:
                 table.rewrite(live[step % len(live)], body, step)
                 in_force[live[step % len(live)] % self.slots] = (step, body)
             changed = in_force != before
             # Only the last store of a step puts something in force.
             truth += [before] * (len(log.stores) - len(truth) + 1 - changed) + [list(in_force)] * changed
-        return images_of(log.stores, self.offset + self.slots * SPAN_SLOT_BYTES), truth
+            refused = overflowed[-1] + is_refused
+            # Counted with the only store of such a step; where there is none, the next look finds it missing.
+            overflowed += [refused] * (len(log.stores) + 1 - len(overflowed))
+            overflowed[-1] = refused
+        return images_of(log.stores, self.offset + self.slots * SPAN_SLOT_BYTES), truth, overflowed
 
     @property
     def images(self) -> list[bytes]:
@@ -137,7 +150,11 @@ class SpanWeave(PairWeave):
                 return load
 
     def _look(self, loads: Loads, start: int, counts: Counter[str]) -> None:
-        _, truth = self._script
+        images, truth, overflowed = self._script
+        counted = int.from_bytes(images[loads.at][StatusWord.SPANS_OVERFLOWED * 8 :][:8], "little")
+        refused = overflowed[loads.at]
+        expect(counted == refused, f"{refused} spans found no room, {counted} are counted")
+        counts["spans without room"] += refused
         found, torn = self.code.spans.read_open_spans(loads.read, offset=self.offset, slots=self.slots)
         shown = [tuple(opened) for opened in found]
         during = truth[start : loads.at + 1]
@@ -224,7 +241,8 @@ class MailboxWeave(PairWeave):
 
     The cell is on the configuration that it had, or on one that the host posted, whole and with its generation; it
     never goes back; and its next emit finds it on the latest that was in force when the host died. Words are stored
-    byte by byte, from generation 253 on, so that the carry into the second byte is torn, too.
+    byte by byte, from generation 253 on, so that the carry into the second byte is torn, too. A configuration that
+    fills its slot arrives; one that is a byte longer is refused, and changes nothing.
     """
 
     name = "mailbox"
@@ -260,6 +278,8 @@ class MailboxWeave(PairWeave):
     def run(self, number: int, seed: int, counts: Counter[str]) -> int:
         images, in_force, posted = self._script
         start, stop = self._pairs[number]
+        if number == 0:
+            self._check_limit(counts)
         # Beyond the longest body nothing is ever stored: a break there is one after the copy.
         last_load = 3 + max(len(config.to_bytes()) for config in posted.values()) // 8 + 3
         for had, load in itertools.product(sorted({in_force[start], self.first_generation}), range(last_load)):
@@ -278,6 +298,32 @@ class MailboxWeave(PairWeave):
             counts["configurations taken"] += now[0] != had
             self._after_the_death(images, stop, posted[in_force[stop]], counts)
         return last_load
+
+    def _check_limit(self, counts: Counter[str]) -> None:
+        memory = bytearray(MAILBOX_OFFSET + 2 * MAILBOX_SLOT_BYTES)
+        longest = MAILBOX_SLOT_BYTES - MAILBOX_HEAD.size
+
+        def write(offset: int, data: bytes) -> None:
+            memory[offset : offset + len(data)] = data
+
+        view = memoryview(memory)
+        writer = self.code.mailbox.MailboxWriter(write)
+        for first in (b"a", b"b"):
+            body = first * longest
+            try:
+                generation = writer.post(body)
+            except ConfigTooLarge:
+                raise Broken(f"{longest} bytes are refused, which a slot has room for") from None
+            found = self.code.mailbox.read_config(view, view.cast("Q"))
+            expect(found == (generation, body), f"{longest} bytes were posted and cannot be read")
+            before = bytes(memory), writer.generation
+            try:
+                writer.post(body + b"x")
+            except ConfigTooLarge:
+                expect((bytes(memory), writer.generation) == before, "a refused configuration has changed something")
+                counts["configurations too large"] += 1
+            else:
+                raise Broken(f"{longest + 1} bytes are taken, which a slot has no room for")
 
     def _after_the_death(self, images: list[bytes], stop: int, latest: TracingConfig, counts: Counter[str]) -> None:
         """The host died at this store: the cell's next emits read what stands, as often as they like."""
@@ -315,7 +361,8 @@ class _System:
 # r[verify shm.segment.magic]
 class BirthWeave(PairWeave):
     """The host's stores into the header of a new segment, with a death at every one of them and somebody who opens the
-    file between them, reading in either direction: it is refused, or it is whole."""
+    file between them, reading in either direction: it is refused, or it is whole. The magic comes when all else is
+    there."""
 
     name = "birth"
     config = SegmentConfig(page_bytes=256, life_pages=2, vital_pages=2, bulk_pages=2, record_bytes=64, span_slots=1)
@@ -332,6 +379,8 @@ class BirthWeave(PairWeave):
         start, stop = self._pairs[number]
         ran = 0
         whole = (self.config, IDENTITY)
+        is_early = images[start].startswith(MAGIC) and images[start] != images[-1]
+        expect(not is_early, f"the magic is there after {start} of {len(images) - 1} stores")
         for is_backward, load in itertools.product((False, True), range(HEADER.size // 8 + 1)):
             loads = Loads(images)
             loads.is_backward = is_backward
