@@ -299,7 +299,7 @@ class Normaliser:
         if issubclass(kind, str):
             name = str.__str__(key)
         elif issubclass(kind, bytes):
-            name = bytes.decode(key, "latin-1")
+            name = bytes.decode(key, "latin-1")  # type: ignore[arg-type]
         elif len(name) >= MAX_KEY_BYTES:
             return REDACTED_TEXT  # of a key that is not known to its end
         return self.redactor.redact(name, value, is_outermost=is_outermost)
