@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from roam.errors import RecordError
 from roam.tracing import codec
-from roam.tracing.exceptions import qualified_name
+from roam.tracing.exceptions import describe_exception, qualified_name
+from roam.tracing.redaction import REDACTED_NAMES, Redactor
 from tests.test_codec import LIMITS, event
 
 
@@ -107,6 +108,54 @@ def test_exceptions_with_hostile_attributes_are_described() -> None:
     assert text.message == "<str failed: GeneratorExit>"
     assert text.type.endswith("Broken")
     assert text.traceback
+
+
+class Namespace(dict[str, Any]):
+    """A class body's variables, with code of their own."""
+
+    def items(self) -> Any:
+        raise RuntimeError("items")
+
+
+class Mapping:
+    """The same without a `dict`."""
+
+    def __init__(self) -> None:
+        self.values = {"__name__": __name__}
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.values[name] = value
+
+
+@pytest.mark.parametrize(
+    ("namespace", "shown"), [(Namespace, "      number = 7\n"), (Mapping, "      <variables failed: AttributeError>\n")]
+)
+def test_variables_that_cannot_be_read_cost_nothing_else(namespace: Any, shown: str) -> None:
+    """The namespace of a class body may be anything; the traceback, and the variables of other frames, are there."""
+
+    class Meta(type):
+        @classmethod
+        def __prepare__(cls, _name: str, _bases: Any, **_options: Any) -> Any:
+            return namespace()
+
+    def fail() -> None:
+        outer, password = 8, "hunter" + "2"  # noqa: F841
+
+        class Body(metaclass=Meta):
+            number = 7
+            secret = "hunter2"
+            raise ValueError(number)
+
+    with pytest.raises(ValueError, match="7") as caught:
+        fail()
+    text = describe_exception(caught.value, shown_locals=Redactor(REDACTED_NAMES)).traceback
+    assert shown in text
+    assert "      outer = 8\n" in text
+    assert "hunter2'" not in text
+    assert text.endswith("ValueError: 7\n")
 
 
 @given(st.text(st.characters(), max_size=2000), LIMITS)

@@ -346,9 +346,10 @@ def test_what_is_not_roams_is_left_alone(root, dumps):
     (root / ORPHAN).mkdir()
     (root / ORPHAN / LOCK_NAME).touch()
     (root / ORPHAN / "build.stderr").write_text("mine")
+    (root / ORPHAN / "build.segment").touch()
     before = sorted(root.parent.rglob("*"))
 
     assert command(root.parent / "project").stdout == "nothing to do\n"
-    assert "1 stuck" in command().stdout
+    assert "2 stuck" in command().stdout
     run_script("-c", "import roam; roam.TracingHost().close()")
     assert sorted(root.parent.rglob("*")) == before

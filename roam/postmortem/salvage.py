@@ -236,7 +236,8 @@ def _discard(segment: Path) -> None:
 def _corrupt(path: Path, error: SegmentCorrupt, is_rehearsal: bool) -> Finding:
     what = f"segment {path}"
     try:
-        if not _is_blank(path):
+        # Zeros are anybody's: only the name says that these are roam's.
+        if not _STEM.fullmatch(path.stem) or not _is_blank(path):
             return Finding(Fate.STUCK, path, what, str(error))
         if not is_rehearsal:
             _discard(path)

@@ -138,24 +138,30 @@ class _Formatter:
             # One text for each frame, from the innermost one outwards.
             innermost = deque(_frames_of(tb), maxlen=MAX_FRAMES_WITH_LOCALS)
             for index, frame in enumerate(reversed(innermost), 1):
-                try:
-                    lines[-index] += self.locals(frame, self.shown_locals)
-                except Exception:
-                    # A class body may have a namespace of its own, whose methods are a program's code.
-                    lines[-index] += "      [local variables that cannot be read]\n"
+                lines[-index] += self.locals(frame, self.shown_locals)
         return lines
 
     def locals(self, frame: FrameType, redactor: Redactor) -> str:
-        """The local variables of a frame, few and short, one on a line."""
-        values = frame.f_locals
-        normaliser = Normaliser(redactor)
-        lines: list[str] = []
-        for name, value in islice(values.items(), MAX_LOCALS):
-            plain = normaliser.top_level(normaliser.permitted(name, name, value), MAX_LOCAL_BYTES)
-            lines.append(f"      {name} = {cut_text(repr(plain), MAX_LOCAL_BYTES)}\n")
-        if len(values) > MAX_LOCALS:
-            lines.append(f"      [{len(values) - MAX_LOCALS} variables left out]\n")
-        return "".join(lines)
+        """The local variables of a frame, few and short, one on a line; what cannot be read says so in their place."""
+        try:
+            values: Any = frame.f_locals
+            # The body of a class has whatever its metaclass made for it.
+            base: Any = dict if issubclass(type(values), dict) else type(values)
+            items = list(islice(base.items(values), MAX_LOCALS))
+            left_out = base.__len__(values) - len(items)
+            normaliser = Normaliser(redactor)
+            lines: list[str] = []
+            for index, (key, value) in enumerate(items):
+                name, whole = normaliser.key(key, index, {})
+                plain = normaliser.top_level(normaliser.permitted(whole, value), MAX_LOCAL_BYTES)
+                lines.append(f"      {name} = {cut_text(repr(plain), MAX_LOCAL_BYTES)}\n")
+            if left_out > 0:
+                lines.append(f"      [{left_out} variables left out]\n")
+            return "".join(lines)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            return f"      <variables failed: {type_name(type(error))}>\n"
 
     def line(self, text: str) -> str:
         """The text of one frame, cut: a source line may be megabytes long."""

@@ -15,7 +15,7 @@ from types import NoneType
 from typing import Any, NamedTuple
 
 from .records import CUT, FIELD_CONVERTED
-from .redaction import REDACTED_TEXT, Redactor
+from .redaction import REDACTED_TEXT, Redactor, names_of_elements
 
 __all__ = [
     "CHANGED_TEXT",
@@ -55,6 +55,8 @@ RECURSIVE_TEXT = "<recursive>"
 _SMALLEST_INT, _LARGEST_INT = -(2**63), 2**64 - 1
 _ATTEMPTS = 3
 _WHOLE_FIELDS = 16
+_MAX_JUDGED_BYTES = 4096
+"""Bytes of the `repr` of a key by which its value is judged; where it is longer, the value is redacted."""
 _name_of = type.__dict__["__name__"].__get__
 _take_str = str.__getitem__
 
@@ -239,10 +241,7 @@ class Normaliser:
         self.room -= 3
         self.path.append(id(value))
         try:
-            if base is dict:
-                return self.mapping(value)
-            elements = self.named_elements(value, base)
-            return self.sequence(base.__iter__(value) if elements is value else iter(elements))
+            return self.mapping(value) if base is dict else self.sequence(self.elements(value, base, length))
         except RecursionError:
             self.flags |= FIELD_CONVERTED
             return self.marker(DEEP_TEXT)
@@ -268,6 +267,21 @@ class Normaliser:
         self.was_cut = True
         return True
 
+    def elements(self, value: Any, base: Any, length: int) -> Iterable[object]:
+        """What a list, tuple or set holds. In named tuples, and in pairs of a name and a value, the secret is replaced."""
+        items: Iterable[object] = base.__iter__(value)
+        if self.redactor is None or base not in (list, tuple):
+            return items
+        names = names_of_elements(type(value)) if base is tuple else ()
+        if length == 2:
+            # A copy, because another thread may have changed a list since its length was looked at.
+            items = pair = list(items)
+            if len(pair) == 2 and self.redactor.is_secret_first(pair[0]):
+                pair[1] = REDACTED_TEXT
+        if not names:
+            return items
+        return (self.permitted(names[at], item) if at < len(names) else item for at, item in enumerate(items))
+
     def sequence(self, items: Iterable[object]) -> list[Any]:
         """The elements, and `CUT_TEXT` in place of those there is no room for."""
         plain: list[Any] = []
@@ -285,62 +299,46 @@ class Normaliser:
             if self.exhausted():
                 plain[self.marker(CUT_TEXT)] = None
                 break
-            name = self.key(key, index, plain)
+            name, whole = self.key(key, index, plain)
             self.room -= 2 + len(name.encode())
-            plain[name] = self.convert(self.permitted(key, name, item))
+            plain[name] = self.convert(self.permitted(whole, item))
         return plain
 
-    def permitted(self, key: object, name: str, value: object, *, is_outermost: bool = False) -> object:
-        """The value of a field, or what is to be written in its place. `name` is the key as it is written."""
+    def permitted(self, whole: str | None, value: object, *, is_outermost: bool = False) -> object:
+        """The value of a field, or what is to be written in its place. `whole` is all of its name, None for a name that
+        is too long to be looked at."""
         if self.redactor is None:
             return value
-        # r[impl trace.redacted] By all of the key, of which the name may be a part.
-        kind = type(key)
-        if issubclass(kind, str):
-            name = str.__str__(key)
-        elif issubclass(kind, bytes):
-            name = bytes.decode(key, "latin-1")  # type: ignore[arg-type]
-        elif len(name) >= MAX_KEY_BYTES:
-            return REDACTED_TEXT  # of a key that is not known to its end
-        return self.redactor.redact(name, value, is_outermost=is_outermost)
+        # r[impl trace.redacted]
+        return REDACTED_TEXT if whole is None else self.redactor.redact(whole, value, is_outermost=is_outermost)
 
-    def named_elements(self, value: Any, base: type) -> Any:
-        """What is to be written of a tuple or list whose elements have names: a named tuple, or a name and a value."""
-        redactor = self.redactor
-        if redactor is None or base not in (tuple, list):
-            return value
-        names = getattr(type(value), "_fields", None) if base is tuple else None
-        if type(names) is tuple and len(names) == base.__len__(value):
-            return [
-                self.permitted(name, str(name), item) for name, item in zip(names, tuple.__iter__(value), strict=True)
-            ]
-        if base.__len__(value) == 2:
-            first, second = base.__iter__(value)
-            if type(first) is str and redactor.is_secret(first):
-                return [first, REDACTED_TEXT]
-            return [first, second]
-        return value
-
-    def key(self, key: object, index: int, taken: dict[str, Any]) -> str:
-        """`key` as text that is not in `taken`: a second `"1"`, from `{1: …, "1": …}`, becomes `"1#<index>"`."""
+    def key(self, key: object, index: int, taken: dict[str, Any]) -> tuple[str, str | None]:
+        """`key` as text that is not in `taken`: a second `"1"`, from `{1: …, "1": …}`, becomes `"1#<index>"`; and all of
+        what it says, of which that may be a part, for `permitted`."""
+        whole: str | None
         if type(key) is str and len(key) <= MAX_KEY_BYTES // 4 and key.isascii():
-            name = key
+            name = whole = key
         elif issubclass(type(key), str):
             name = cut_text(key, MAX_KEY_BYTES)  # type: ignore[arg-type]
-            if type(key) is not str or len(name) != len(key):
+            whole = _take_str(key, slice(None))  # type: ignore[arg-type]
+            if type(key) is not str or len(name) != len(whole):
                 self.flags |= FIELD_CONVERTED
         else:
             self.flags |= FIELD_CONVERTED
             if issubclass(type(key), int) and type(key) is not bool:
                 number = int.__int__(key)  # type: ignore[arg-type]
                 bits = number.bit_length()
-                name = int.__repr__(number) if bits <= 64 else f"<int of {bits} bits>"
+                name = whole = int.__repr__(number) if bits <= 64 else f"<int of {bits} bits>"
             else:
-                name = safe_text(key, repr, MAX_KEY_BYTES)[0]
+                text, _, is_whole = safe_text(key, repr, _MAX_JUDGED_BYTES)
+                name, whole = cut_text(text, MAX_KEY_BYTES), text if is_whole else None
+                if issubclass(type(key), bytes):
+                    # The `repr` spells some bytes with letters, which run together with a word.
+                    whole = bytes.decode(key, "latin-1")  # type: ignore[arg-type]
         if name in taken:
             self.flags |= FIELD_CONVERTED
             name = f"{name}#{index}"
-        return name
+        return name, whole
 
 
 def normalise(fields: object, limit_bytes: int, redactor: Redactor | None = None) -> Normalised:
@@ -369,8 +367,8 @@ def normalise(fields: object, limit_bytes: int, redactor: Redactor | None = None
     plain: dict[str, Any] = {}
     cuts: dict[str, int] = {}
     for index, (key, value) in enumerate(items):
-        name = normaliser.key(key, index, plain)
-        permitted = normaliser.permitted(key, name, value, is_outermost=True)
+        name, whole = normaliser.key(key, index, plain)
+        permitted = normaliser.permitted(whole, value, is_outermost=True)
         is_text = issubclass(type(permitted), (str, bytes, bytearray))
         plain[name] = normaliser.top_level(permitted, level if is_text else room)
         if normaliser.was_cut:
