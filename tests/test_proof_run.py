@@ -256,7 +256,7 @@ def test_the_command(arguments, code, said, tmp_path):
 
 
 def test_the_document_shows_every_goal():
-    """docs/proof.md holds the table of a whole run for each version that it names."""
+    """docs/proof.md holds the table of a whole run."""
     text = (REPOSITORY / "docs" / "proof.md").read_text()
     for name in GOALS:
-        assert text.count(f"\n{name} ") >= 2, name
+        assert text.count(f"\n{name} ") >= 1, name
