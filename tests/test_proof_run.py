@@ -256,7 +256,7 @@ def test_the_command(arguments, code, said, tmp_path):
 
 
 def test_the_document_shows_every_goal():
-    """docs/proof.md holds the table of a whole run."""
+    """docs/proof.md holds the tables of two whole runs, of an older Python and of a newer one."""
     text = (REPOSITORY / "docs" / "proof.md").read_text()
     for name in GOALS:
-        assert text.count(f"\n{name} ") >= 1, name
+        assert text.count(f"\n{name} ") >= 2, name
