@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .stage import ExceptionText, Stage
 
-__all__ = ["CellExit", "ExitKind", "signal_name"]
+__all__ = ["CellExit", "Confidence", "ExitKind", "signal_name"]
 
 
 class ExitKind(enum.StrEnum):
@@ -30,6 +30,17 @@ class ExitKind(enum.StrEnum):
     """A signal that the host sent."""
     LOST = "lost"
     """The process is gone and nobody can say how."""
+
+
+class Confidence(enum.StrEnum):
+    """How sure a verdict is."""
+
+    CERTAIN = "certain"
+    """The evidence admits no other cause."""
+    LIKELY = "likely"
+    """The evidence points there, and something else could look the same."""
+    UNKNOWN = "unknown"
+    """Nothing says why."""
 
 
 def signal_name(number: int) -> str:
@@ -60,8 +71,14 @@ class CellExit:
     max_rss_bytes: int | None = None
     """Peak resident memory of the process."""
     core_dumped: bool | None = None
+    last_beat_ns: int | None = None
+    """When the cell last gave a sign of life: a record, a span or `roam.current_cell().beat()`."""
+    steps: tuple[str, ...] = ()
+    """What this host did to end it, in order, with the time since the start in seconds."""
     verdict: str = "unknown"
     """The cause in a few words, said only where `evidence` supports it."""
+    confidence: Confidence = Confidence.UNKNOWN
+    """How sure the verdict is."""
     evidence: tuple[str, ...] = ()
 
     @property
