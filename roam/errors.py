@@ -7,6 +7,7 @@ The tree::
      ├── CannotSend             a target or argument that no pickler can carry (also TypeError)
      ├── CellFailed             the target raised, and its exception could not be rebuilt
      ├── CellCrashed            the cell died in any other way
+     ├── StacksUnavailable      a living cell cannot write its stacks just now
      ├── HostClosed             the call needs a host that is still open
      ├── FilterError            a filter directive that does not parse (also ValueError)
      ├── ConfigTooLarge         a configuration that does not fit the mailbox (also ValueError)
@@ -47,6 +48,7 @@ __all__ = [
     "SegmentTaken",
     "SegmentVersionMismatch",
     "SpawnFailed",
+    "StacksUnavailable",
     "TicketError",
     "UnsupportedPlatform",
 ]
@@ -132,6 +134,15 @@ class HostClosed(RoamError):
 
     def __init__(self, operation: str) -> None:
         super().__init__(f"{operation} needs an open host, but this one is closed. Make a new TracingHost.")
+
+
+class StacksUnavailable(RoamError):
+    """The stacks of a living cell cannot be had; `why` says for what reason."""
+
+    why: str
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"there are no stacks: {why}. Look at Cell.activity, or try again.", why=why)
 
 
 class FilterError(RoamError, ValueError):

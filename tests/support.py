@@ -156,13 +156,15 @@ def process_directories() -> Iterator[tuple[int, Path]]:
 def open_descriptors(helpers: list[int]) -> dict[int, str]:
     """The descriptors of this process and what they lead to, without those that belong to helper processes.
 
-    Those are the pipes that both have open, and descriptors of the helper processes themselves.
+    Those are the pipes that both have open, the line to the fork server, and descriptors of the helper processes themselves.
     """
+    module = sys.modules.get("roam.spawn.forkserver")
+    line = module._server.control_fd if module is not None and module._server is not None else -1
     shared = {to for helper in helpers for to in descriptor_targets(helper).values() if to.startswith("pipe:")}
     return {
         fd: to
         for fd, to in descriptor_targets(os.getpid()).items()
-        if to not in shared and not (to == "anon_inode:[pidfd]" and process_of(fd) in helpers)
+        if fd != line and to not in shared and not (to == "anon_inode:[pidfd]" and process_of(fd) in helpers)
     }
 
 

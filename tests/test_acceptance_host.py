@@ -263,14 +263,18 @@ def interrupt_whoever_stops_me(pid):
     while not me.stopping:
         threading.Event().wait(0.01)
     os.kill(pid, signal.SIGUSR1)
+    threading.Event().wait()
 
 
 class Interrupted(BaseException):
     pass
 
 
-def test_a_close_that_was_interrupted_can_be_repeated(tmp_path):
-    """As by a second Ctrl-C: the next close goes on, and leaves no thread, process or file."""
+@pytest.mark.parametrize("count", [1, 2])
+# r[verify spawn.interrupt]
+def test_an_interrupted_close_ends_everything_at_once(tmp_path, monkeypatch, count):
+    """As by a second Ctrl-C: a cell that takes its time is killed; and after one more interrupt the next close goes on.
+    No thread, process or file is left."""
 
     def interrupt(*_):
         raise Interrupted
@@ -279,13 +283,16 @@ def test_a_close_that_was_interrupted_can_be_repeated(tmp_path):
     host = roam.TracingHost(dump_dir=tmp_path / "dumps", forward=False)
     try:
         cell = roam.spawn_cell(interrupt_whoever_stops_me, os.getpid(), host=host)
+        if count == 2:
+            monkeypatch.setattr(host, "abort", interrupt)
         with pytest.raises(Interrupted):
             host.close()
-        assert host.run_dir.exists()
+        assert host.run_dir.exists() == (count == 2)
     finally:
+        monkeypatch.undo()
         signal.signal(signal.SIGUSR1, before)
-        host.close()
-    assert cell.exit.kind is ExitKind.STOPPED
+        host.abort()
+    assert (cell.exit.kind, cell.exit.signal) == (ExitKind.KILLED_BY_HOST, signal.SIGKILL)
     assert not host.run_dir.exists()
     wait_until(lambda: threading.active_count() == threads, message="the threads end")
 

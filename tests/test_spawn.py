@@ -286,11 +286,14 @@ def test_stop_insists(host):
     ended = cell.stop(timeout=0.05, grace=0.05)
 
     assert (ended.kind, ended.signal) == (ExitKind.KILLED_BY_HOST, signal.SIGKILL)
-    assert [step.rpartition(" after ")[0] for step in ended.evidence] == [
+    assert [step.rpartition(" after ")[0] for step in ended.steps] == [
         "asked to stop",
+        "stacks taken",
         "SIGTERM sent",
+        "stacks taken",
         "SIGKILL sent",
     ]
+    assert "in ignore_everything" in cell.post_mortem.stacks
 
 
 def test_the_sentinel_becomes_readable(method, tmp_path):
@@ -322,7 +325,7 @@ def test_a_status_that_somebody_else_reaped_is_still_right(host):
     assert ended.kind in (ExitKind.SIGNALED, ExitKind.LOST)
 
 
-# r[verify spawn.gate]
+# r[verify spawn.held]
 def test_exit_codes_are_right_when_many_threads_spawn(method, host):
     """8 threads with 10 cells each: 80 right exit codes."""
     wrong = []

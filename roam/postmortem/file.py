@@ -106,7 +106,10 @@ def load(path: str | os.PathLike[str]) -> PostMortem:
     """Read a dump. What is damaged is left out and listed in `damage`. Raises `DumpError` where nothing can be used."""
     text = os.fspath(path)
     decoded = decode(read_bounded(text), text)
-    return PostMortem.of(decoded.remains, decoded.exit, decoded.facts, path=Path(text), damage=decoded.damage)
+    remains = decoded.remains
+    return PostMortem.of(
+        remains, decoded.exit, decoded.facts, path=Path(text), damage=decoded.damage, is_live=remains.is_live
+    )
 
 
 def read_bounded(path: str, most_bytes: int = MOST_BYTES) -> bytes:

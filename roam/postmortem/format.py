@@ -92,6 +92,8 @@ class Meta(msgspec.Struct, kw_only=True):
     said_goodbye: bool
     damage: list[str]
     chunk_count: int
+    last_beat_ns: int | None = None
+    is_live: bool = False
 
 
 _TYPES: dict[str, Any] = {"meta": Meta, "lost": list[Lost], "spans": list[OpenSpan]}
@@ -129,6 +131,8 @@ def encode(remains: Remains, exit: CellExit, facts: Mapping[str, object]) -> Ite
                 said_goodbye=remains.said_goodbye,
                 damage=remains.damage,
                 chunk_count=len(chunks),
+                last_beat_ns=remains.last_beat_ns,
+                is_live=remains.is_live,
             )
         )
     )
@@ -218,6 +222,8 @@ def decode(data: bytes, path: str) -> Decoded:
         cpu_ns=meta.cpu_ns,
         max_rss_bytes=meta.max_rss_bytes,
         said_goodbye=meta.said_goodbye,
+        last_beat_ns=meta.last_beat_ns,
+        is_live=meta.is_live,
         damage=meta.damage,
     )
     return Decoded(remains, meta.exit, meta.facts, damage)

@@ -229,7 +229,7 @@ class _Report:
             yield from self.section("exception", self.block(exit.exception.traceback or _one_line(exit.exception)))
         yield ""
         yield self.paint(_BOLD, pm.summary)
-        if pm.is_live:
+        if pm.is_live and exit.verdict == "unknown":
             return
         for evidence in exit.evidence:
             yield f"  evidence: {escape(evidence)}"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["CrashSite", "crash_site", "fatal_error"]
+__all__ = ["FRAMES_SHOWN", "CrashSite", "crash_site", "fatal_error", "frame_count"]
 
 _FATAL = "Fatal Python error: "
 _FRAME = re.compile(r'  File (?:"(.*)"|\?\?\?), line (\d{1,9}|\?\?\?) in (.+)')
 _SECTION = re.compile(r"(Current thread|Thread|Stack)\b.*most recent call first\):")
 _MOST_LINES = 20_000
 _LONGEST_ERROR = 500
+FRAMES_SHOWN = 100
+"""`faulthandler` shows so many frames of a thread, innermost first, and then three dots."""
 
 
 class CrashSite(NamedTuple):
@@ -49,3 +51,18 @@ def crash_site(text: str) -> CrashSite | None:
             file, number, function = frame.groups()
             return CrashSite(file or "???", int(number) if number.isdecimal() else None, function)
     return None
+
+
+def frame_count(text: str) -> int:
+    """How many frames of the thread that died are in `text`, up to `FRAMES_SHOWN`."""
+    start = text.rfind(_FATAL)
+    count, is_current = 0, False
+    for line in text[max(0, start) :].split("\n", _MOST_LINES)[:_MOST_LINES]:
+        section = _SECTION.match(line)
+        if section is not None:
+            if is_current:
+                break
+            is_current = section[1] != "Thread"
+        elif is_current and _FRAME.fullmatch(line) is not None:
+            count += 1
+    return min(count, FRAMES_SHOWN)

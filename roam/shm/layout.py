@@ -129,13 +129,16 @@ class StatusWord:
     ACKNOWLEDGED = STATE + 3
     """The config generation that every later record was judged by."""
     HEARTBEAT = STATE + 4
-    """Monotonic time of the last record, over all lanes."""
+    """Monotonic time of the last record, over all lanes: every record up to it is in its lane."""
     FAULT_ARMED = STATE + 5
+    """0, or the number of the signal that makes the cell write the stacks of all threads; fatal signals do it, too."""
     RESULT = STATE + 6
     """0, or 1 + the length in bytes of the result."""
     SPANS_OVERFLOWED = STATE + 7
     CPU_NS = STATE + 8
     MAX_RSS = STATE + 9
+    BEAT = STATE + 10
+    """Monotonic time of the last sign of life that is no record: a beat, or a span that was entered."""
     DROPPED = STATE + 16
     """3 x 8 words: lane by lane, in the order of `CAUSES`."""
     ANNOUNCED = DROPPED + 24

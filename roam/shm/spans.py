@@ -20,6 +20,8 @@ __all__ = ["PAYLOAD_LIMIT", "OpenBody", "SpanTable", "read_open_spans"]
 PAYLOAD_LIMIT = SPAN_BODY_BYTES - RECORD_HEAD_BYTES
 """Largest body of an open span, in bytes."""
 
+_BEAT = int(StatusWord.BEAT)
+
 NO_SPAN = -1
 """The handle of a span that is not in the table."""
 
@@ -59,6 +61,7 @@ class SpanTable:
             self._words[StatusWord.SPANS_OVERFLOWED] = self._overflowed
             return NO_SPAN
         self._handles[slot] = handle = ~self._handles[slot] + self._slots
+        self._words[_BEAT] = time_ns
         try:
             self._store(handle, payload, time_ns)
         except BaseException:

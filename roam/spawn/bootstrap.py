@@ -17,14 +17,14 @@ from ..stage import Stage
 from ..ticket import SpawnTicket
 from ..tracing.cell import attach
 from . import answer, current, kin, lifeline, main_module, parcel, streams, surroundings
-from .handover import ABSENT, GIVEN_UP, GO, Handover
+from .handover import Handover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..tracing.cell import CellTracing
 
-__all__ = ["Entry", "live", "main"]
+__all__ = ["live", "main"]
 
 _FAILED = 1
 _TRACEBACK_LIMIT_BYTES = 64 << 10
@@ -37,27 +37,6 @@ def main(*values: object) -> NoReturn:
         if fd > 2:
             os.set_inheritable(fd, False)
     live(handover)
-
-
-class Entry:
-    """Entry of a cell of the fork server: what the server unpickles as the process object, and then runs."""
-
-    def __init__(self, handover: Handover) -> None:
-        self._handover = handover
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_entry, self._handover.values
-
-    def _bootstrap(self, parent_sentinel: int) -> NoReturn:
-        from multiprocess import forkserver
-
-        inherited = forkserver.get_inherited_fds()
-        os.close(parent_sentinel)  # the lifeline says the same
-        live(self._handover.renumbered(tuple(inherited[index] for index in self._handover.fds)))
-
-
-def _rebuild_entry(*values: object) -> Entry:
-    return Entry(Handover(*values))
 
 
 class _Call:
@@ -75,6 +54,7 @@ def live(handover: Handover, head: dict[str, Any] | None = None, call: tuple[Any
     code = _FAILED
     tracing: CellTracing | None = None
     try:
+        _join_group(handover.process_group)
         streams.put_in_place(handover)
         guard_fd = lifeline.arm(handover.lifeline_fd, deadly=handover.die_with_host)
         if handover.method != "spawn":
@@ -100,6 +80,22 @@ def live(handover: Handover, head: dict[str, Any] | None = None, call: tuple[Any
         streams.flush()
         os._exit(code & 0xFF)
     raise AssertionError
+
+
+def _join_group(process_group: int) -> None:
+    """So that signals from the terminal go where they belong, and a stop reaches what this process starts."""
+    # r[impl spawn.group]
+    try:
+        os.setpgid(0, process_group)
+    except OSError:
+        # It is there already as a leader of a session, or its host has ended: it stays where it is.
+        return
+    if process_group:
+        import signal
+
+        # Ctrl-C at the terminal belongs to the host, which stops this cell. A function, because ignoring would be
+        # passed on to programs that the cell runs.
+        signal.signal(signal.SIGINT, lambda _number, _frame: None)
 
 
 def _drop_inherited(method: str) -> None:
@@ -160,9 +156,6 @@ def _take_from_parcel(tracing: CellTracing, guard_fd: int, handover: Handover) -
             expectation = kin.expect(head["kin"], sentinel=guard_fd)
         # r[impl spawn.attach.first]
         _begin(tracing, head)
-        if handover.gate_fd != ABSENT:
-            # r[impl spawn.gate] Of a cell that the server has reaped nobody could open a pidfd any more.
-            _wait_at_gate(handover.gate_fd, guard_fd)
         if head["main"] is not None:
             # r[impl spawn.stage] Before what can fail in it.
             tracing.enter_stage(Stage.IMPORT_MAIN)
@@ -186,23 +179,6 @@ def _give_main(target: Any) -> None:
         main = vars(sys.modules["__main__"])
         for name, value in names.items():
             main.setdefault(name, value)
-
-
-def _wait_at_gate(gate_fd: int, guard_fd: int) -> None:
-    """Until the host watches this process. If it gave up or is gone, there is nothing to do."""
-    import select
-
-    poll = select.poll()
-    poll.register(gate_fd, select.POLLIN)
-    poll.register(guard_fd, select.POLLIN)
-    poll.poll()
-    try:
-        word = os.eventfd_read(gate_fd)
-    except BlockingIOError:
-        word = GIVEN_UP
-    if word != GO:
-        os._exit(_FAILED)
-    os.close(gate_fd)
 
 
 def _begin(tracing: CellTracing, head: dict[str, Any]) -> None:

@@ -8,12 +8,17 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CellCrashed, CellFailed, DumpError, SpawnFailed
+from ..errors import CellCrashed, CellFailed, DumpError, SpawnFailed, StacksUnavailable
 from ..exit import CellExit, ExitKind
-from . import answer, facts, lifeline, status, stdio, verdict
+from . import answer, facts, kindred, lifeline, memory, status, stdio, verdict
+from .activity import Activity, observe
+from .ladder import Interference, descend
+from .stacks import take_stacks
+from .watchdog import Hang, unwatch
 
 if TYPE_CHECKING:
     from ..postmortem import PostMortem
@@ -45,14 +50,19 @@ class Cell:
         """`forkserver`, `spawn` or `fork`."""
         self.target_name = target_name
         """Module and qualified name of the target."""
-        self.interference = verdict.Interference()
+        self.interference = Interference()
         """What this host did to end the cell."""
+        self.hangs: tuple[Hang, ...] = ()
+        """When it was silent for longer than `hang_after`, oldest first."""
         self._name = name
         self._host = host
         self._link: PeerLink
         self._lock = threading.Lock()
-        self._started_ns = time.time_ns()
-        self._oom_kills = verdict.oom_kill_count()
+        self._memory_kills = memory.kills_by_now()
+        self._started_s = time.monotonic()
+        self._corpse = facts.Corpse()
+        self._has_group = True
+        self._descendants: list[tuple[int, int]] = []
         self._launched: Launched | None = None
         self._answer_fd = -1
         self._feed: stdio.Feed | None = None
@@ -138,6 +148,39 @@ class Cell:
     def statistics(self) -> PeerStatistics:
         """The accounting of its records at this moment."""
         return self._link.statistics()
+
+    def activity(self) -> Activity:
+        """What its process is doing: busy, quiet, stopped, traced or uninterruptible, what it waits for, and how long ago
+        it gave a sign of life. Takes 30 ms."""
+        return observe(self.pid, self.silent_s)
+
+    @property
+    def silent_s(self) -> float:
+        """How long ago it wrote a record, entered a span or called `roam.current_cell().beat()`; since its start, where it
+        did not yet."""
+        beat_ns = self._link.last_beat_ns
+        now_ns = time.monotonic_ns()
+        if beat_ns is None or beat_ns > now_ns:
+            return max(0.0, (time.time_ns() - self.interference.started_ns) / 1e9)
+        return (now_ns - beat_ns) / 1e9
+
+    def dump_stacks(self, timeout: float = 1.0) -> str:
+        """The Python stacks of all its threads as they are now, whatever it is doing, also while C code holds the GIL.
+
+        They also stay in its post-mortem. Looking at threads that run is not without danger for the cell, see
+        `roam.spawn.stacks`. Waits up to `timeout` seconds; raises `StacksUnavailable`, which says why, for a cell that has
+        ended, is stopped, or has taken away the handler for it.
+        """
+        with self._lock:
+            launched = self._launched
+            if self._exit is not None or launched is None:
+                raise StacksUnavailable("the cell has ended")
+            # A descriptor of its own: the cell may end, and its own be closed, at any time.
+            pidfd = os.dup(launched.pidfd)
+        try:
+            return take_stacks(self._link, launched.pid, pidfd, timeout)
+        finally:
+            os.close(pidfd)
 
     def set_config(self, config: TracingConfig, *, timeout: float = 1.0) -> ConfigResult:
         """Put a configuration in force in this cell, and wait up to `timeout` seconds for it to take effect."""
@@ -242,25 +285,27 @@ class Cell:
         self._send(signal.SIGKILL)
 
     def stop(self, timeout: float = 5.0, grace: float = 2.0) -> CellExit:
-        """Ask it to stop (`roam.current_cell().stopping`); after `timeout` seconds send SIGTERM; after `grace` more, SIGKILL.
-
-        Returns when it has ended.
+        """Ask it to stop (`roam.current_cell().stopping`). After `timeout` seconds take its stacks and send SIGTERM; after
+        `grace` more take them again and send SIGKILL. One that had to be forced takes with it what it has started and is
+        still in its process group. Returns when it has ended.
         """
+        return descend(self, timeout, grace)
+
+    def request_stop(self) -> None:
+        """Ask it to stop, and do not wait."""
         with self._lock:
             if self._exit is None:
                 self.interference.stop_requested = True
-                self._note("asked to stop")
+                self.interference.note("asked to stop")
         self._link.request_stop()
-        # r[impl spawn.stop]
-        ended = self.join(timeout)
-        if ended is None:
-            self._send(signal.SIGTERM)
-            ended = self.join(grace)
-        if ended is None:
-            self._send(signal.SIGKILL)
-            ended = self.join()
-        assert ended is not None
-        return ended
+
+    def force(self, number: signal.Signals) -> None:
+        """Send a signal of a stop: what the cell has started will end with it."""
+        if not self._has_group and number == signal.SIGKILL:
+            self._descendants = kindred.known_descendants(self.pid)
+        with self._lock:
+            self.interference.is_forced = True
+        self._send(number)
 
     def _send(self, number: signal.Signals) -> None:
         with self._lock:
@@ -274,11 +319,7 @@ class Cell:
             except ProcessLookupError:
                 self.interference.signals.remove(int(number))
             else:
-                self._note(f"{number.name} sent")
-
-    def _note(self, step: str) -> None:
-        elapsed_s = (time.time_ns() - self._started_ns) / 1e9
-        self.interference.steps.append(f"{step} after {elapsed_s:.3f} s")
+                self.interference.note(f"{number.name} sent")
 
     # What the host calls.
 
@@ -291,6 +332,12 @@ class Cell:
         if self._exit is None and self._launched is not None:
             self.stop()
 
+    def abort(self) -> None:
+        """Called when the host closes at once."""
+        if self._exit is None and self._launched is not None:
+            self.force(signal.SIGKILL)
+            self.join()
+
     def conclude(self, remains: Remains) -> None:
         """Called once by the host, after the final drain. Never raises."""
         try:
@@ -298,7 +345,10 @@ class Cell:
         except Exception:
             sys.excepthook(*sys.exc_info())
             ended = CellExit(
-                kind=ExitKind.LOST, stage=remains.stage, started_ns=self._started_ns, ended_ns=remains.died_ns
+                kind=ExitKind.LOST,
+                stage=remains.stage,
+                started_ns=self.interference.started_ns,
+                ended_ns=remains.died_ns,
             )
         kept = ended.is_normal or self._preserve(remains, ended)
         if kept:
@@ -307,11 +357,15 @@ class Cell:
             self._exit = ended
             if self._sentinel_fd >= 0:
                 os.eventfd_write(self._sentinel_fd, 1)
+        unwatch()
 
     def _examine(self, remains: Remains) -> CellExit:
         launched = self._launched
         assert launched is not None
         try:
+            # Before it is reaped: then its number may be somebody else's.
+            self._corpse = facts.examine(launched.pid)
+            self._clear_up(launched.pid)
             found = status.take(launched.pid, launched.pidfd, launched.relay_fd)
         finally:
             # Whatever comes of it: what is not let go of here stays as long as this process.
@@ -331,15 +385,40 @@ class Cell:
             remains,
             self._answer,
             self.interference,
-            started_ns=self._started_ns,
-            oom_kills=verdict.oom_kill_count() - self._oom_kills,
+            corpse=self._corpse,
+            find_memory_kill=partial(
+                memory.find_kill, launched.pid, self._corpse.cgroups, self._memory_kills, self._started_s
+            ),
         )
+
+    def _clear_up(self, pid: int) -> None:
+        """End what a cell that had to be forced has started."""
+        did = self.interference
+        if not did.is_forced:
+            return
+        # r[impl spawn.stop.group]
+        killed = kindred.kill_group(pid) if self._has_group else kindred.kill_descendants(self._descendants)
+        if killed:
+            did.note(f"SIGKILL sent to {len(killed)} processes that it had started")
+
+    def report_hang(self, activity: Activity) -> Path | None:
+        """Write a post-mortem of the cell as it is, hung and alive; None where that cannot be done. Called by the watchdog."""
+        from ..postmortem import write
+
+        remains = self._link.snapshot()
+        verdict_ = verdict.of_hang(activity, remains, self.interference)
+        try:
+            assert self._host.dump_dir is not None
+            return write(remains, verdict_, facts.gather(self, facts.Corpse()), self._host.dump_dir)
+        except DumpError:
+            logging.getLogger("roam").exception("there is no post-mortem of the hung cell %r", self._name)
+            return None
 
     def _preserve(self, remains: Remains, ended: CellExit) -> bool:
         """Write the dump. False if it could not be written: then the segment stays, and the post-mortem is kept in memory."""
         from ..postmortem import PostMortem, write
 
-        known = facts.gather(self)
+        known = facts.gather(self, self._corpse)
         try:
             assert self._host.dump_dir is not None
             self._dump_path = write(remains, ended, known, self._host.dump_dir)

@@ -37,6 +37,11 @@ class CurrentCell:
         """True once the host has asked this cell to stop. Costs one read of shared memory; poll it in loops."""
         return self._tracing.stopping
 
+    def beat(self) -> None:
+        """Say that this cell makes progress, where it writes no records meanwhile; see `hang_after` of `spawn_cell`.
+        Costs one store into shared memory."""
+        self._tracing.beat()
+
     def __repr__(self) -> str:
         return f"<CurrentCell {self._name!r}>"
 

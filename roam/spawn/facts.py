@@ -1,4 +1,4 @@
-"""What the host can say of a dead cell's process and of the machine, for its post-mortem.
+"""What the host can say of a dead cell's process and of the machine, for its verdict and its post-mortem.
 
 Gathering it never raises: what is not to be had is left out.
 """
@@ -8,25 +8,48 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from . import procfs
 
 if TYPE_CHECKING:
     from .cell import Cell
 
-__all__ = ["gather"]
+__all__ = ["Corpse", "examine", "gather"]
 
 
-def gather(cell: Cell) -> dict[str, object]:
+@dataclass(frozen=True, slots=True)
+class Corpse:
+    """What the kernel still knows of a process that has ended, until it is reaped. Empty where it was reaped already."""
+
+    limits: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    """Soft and hard, by name."""
+    cgroups: dict[str, str] = field(default_factory=dict)
+
+
+def examine(pid: int) -> Corpse:
+    """Look at a process that is dead and not reaped."""
+    if procfs.state(pid) != "Z":
+        # The number may be somebody else's by now.
+        return Corpse()
+    return Corpse(procfs.limits(pid), procfs.cgroups(pid))
+
+
+def gather(cell: Cell, corpse: Corpse) -> dict[str, object]:
     """Facts by name, units last. Called in the host's second thread, once per abnormal exit."""
     facts: dict[str, object] = {
         "start_method": cell.start_method,
         "target": cell.target_name,
         "host_argv": list(getattr(sys, "argv", [])),
         "host_executable": sys.executable,
-        "host_steps": list(cell.interference.steps),
     }
     with contextlib.suppress(OSError):
         facts["host_cwd"] = os.getcwd()
+    facts |= {f"limit_{name}": soft for name, (soft, _) in corpse.limits.items() if soft is not None}
+    group = corpse.cgroups.get("", "/")
+    if group != "/":
+        facts["cgroup"] = group
     # Imported late: only a process that had a cell die pays for it.
     with contextlib.suppress(Exception):
         import psutil
@@ -38,16 +61,4 @@ def gather(cell: Cell) -> dict[str, object]:
             "machine_load": list(psutil.getloadavg()),
             "machine_cpu_count": psutil.cpu_count(),
         }
-        facts |= _of_zombie(psutil, cell)
     return facts
-
-
-def _of_zombie(psutil: Any, cell: Cell) -> dict[str, object]:
-    found: dict[str, object] = {}
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(cell.pid)
-        with process.oneshot():
-            if process.status() == psutil.STATUS_ZOMBIE:
-                times = process.cpu_times()
-                found = {"cpu_user_s": times.user, "cpu_system_s": times.system, "parent_pid": process.ppid()}
-    return found

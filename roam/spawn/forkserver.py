@@ -1,101 +1,147 @@
-"""roam's own fork server: a process with roam imported, which forks a cell on request.
+"""roam's own fork server, as its host sees it: a process with roam imported, which forks a cell on request.
 
-The server that `multiprocess` shares belongs to the user: it has the user's preload list, and on Python 3.13 it imports
-the user's `__main__`. This one imports roam only. It ends by itself with the last process that holds its alive pipe.
+The server that `multiprocess` shares belongs to the user: it has the user's preload list, on Python 3.13 it imports the
+user's `__main__`, and it reaps whoever dies at once. This one imports roam only, and keeps a dead cell on the process
+table until its host has looked at it. It ends with the process that started it. The other side, and what the two say to
+each other, is in `roam.spawn.forkserver_main`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import select
 import socket
+import subprocess
 import sys
 import threading
-from typing import Any
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from multiprocess import connection, forkserver, resource_tracker, spawn, util
+from ..shm.descriptors import close_quietly
+from .forkserver_main import BIRTH, GIVE_UP
+from .handover import Handover
 
-__all__ = ["ForkServer", "read_number", "server"]
+__all__ = ["Born", "ForkServer", "NotBorn", "server"]
 
-PRELOAD = (
-    "roam.spawn.bootstrap",
-    "roam.spawn.kin",
-    "roam.tracing.hooks",
-    "roam.tracing.tracer",
-    "multiprocess.util",
-    "resource",
-    "dill",
-)
-"""Imported once in the server, never the user's modules."""
-
-_COMMAND = "import sys; sys.path[:] = {path!r}; from multiprocess.forkserver import main; main({listener}, {alive}, {preload!r})"
+_MOST_FDS = 250
+"""The kernel passes 253 at once, and two are the server's own."""
+_COMMAND = "import sys; sys.path[:] = {path!r}; from roam.spawn.forkserver_main import main; main({control})"
 
 
-class ForkServer(forkserver.ForkServer):  # type: ignore[misc]  # multiprocess has no annotations
-    """`multiprocess`'s fork server with a fixed preload list. Threads: any. Restarted when it is found dead."""
+class NotBorn(Exception):
+    """The server did not make a process; the text says why. `launch` tells the caller."""
 
-    _forkserver_pid: int | None
-    _forkserver_alive_fd: int | None
-    _forkserver_address: Any
+
+class Born(NamedTuple):
+    """A process that the server has forked. The descriptors belong to whoever gets this."""
+
+    pid: int
+    pidfd: int
+    relay_fd: int
+    """The line to the server about this one process: see `roam.spawn.forkserver_main`."""
+
+
+class ForkServer:
+    """A fork server and the line to it. Threads: any. Restarted when it is found dead."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._pidfd: int | None = None
+        self._lock = threading.Lock()
+        # A number, because an open socket object complains when the interpreter ends.
+        self._control_fd = -1
+        self._pid: int | None = None
+        self._pidfd = -1
 
     @property
     def pid(self) -> int | None:
         """The server's process id; None before its first start."""
-        return self._forkserver_pid
+        return self._pid
 
-    def ensure_running(self) -> None:
-        """Start the server if it is not running. Raises OSError if it cannot be started."""
+    @property
+    def control_fd(self) -> int:
+        """This end of the line to the server; -1 while there is none."""
+        return self._control_fd
+
+    def fork(self, handover: Handover, fds: Sequence[int], deadline: float) -> Born:
+        """Have a cell forked that gets `fds`; `handover` has the places of its descriptors among them.
+
+        `deadline` is on `time.monotonic`, in seconds. Raises `NotBorn`, or OSError where there are no descriptors left or
+        the server cannot be started.
+        """
+        from multiprocess import resource_tracker
+
+        if len(fds) > _MOST_FDS:
+            raise NotBorn(f"the arguments need {len(fds)} descriptors, and a cell can be sent {_MOST_FDS}")
+        with contextlib.ExitStack() as cleanup:
+            mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            cleanup.callback(its.close)
+            on_failure = cleanup.enter_context(contextlib.ExitStack())
+            on_failure.callback(_give_up, mine)
+            self._send(pickle.dumps(handover.values), [its.fileno(), resource_tracker.getfd(), *fds], deadline)
+            its.close()
+            if not _wait(mine, select.POLLIN, deadline):
+                raise NotBorn("the fork server did not answer in time")
+            data, received, _, _ = socket.recv_fds(mine, BIRTH.size, 1)
+            if not received:
+                raise NotBorn("the fork server died while it was starting the cell")
+            on_failure.pop_all()
+        (pid,) = BIRTH.unpack(data)
+        os.set_inheritable(received[0], False)
+        return Born(pid, received[0], mine.detach())
+
+    def _send(self, message: bytes, fds: list[int], deadline: float) -> None:
         with self._lock:
-            resource_tracker.ensure_running()
-            if self._pidfd is not None:
-                if not _is_readable(self._pidfd):
-                    return
-                self._bury()
-            self._start()
+            self._ensure_running()
+            control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, self._control_fd)
+            try:
+                if not _wait(control, select.POLLOUT, deadline):
+                    raise NotBorn("the fork server takes no requests")
+                socket.send_fds(control, [message], fds)
+            except (BrokenPipeError, ConnectionResetError):
+                raise NotBorn("the fork server died before it was asked for the cell") from None
+            finally:
+                control.detach()
+
+    def _ensure_running(self) -> None:
+        if self._control_fd >= 0:
+            if not _wait(self._pidfd, select.POLLIN, 0):
+                return
+            self._bury()
+        self._start()
 
     def _bury(self) -> None:
-        if self._forkserver_pid is not None:
+        if self._pid is not None:
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._forkserver_pid, os.WNOHANG)
+                os.waitpid(self._pid, os.WNOHANG)
         self._let_go()
 
     def _let_go(self) -> None:
-        fds = self._pidfd, self._forkserver_alive_fd
-        self._pidfd = self._forkserver_alive_fd = self._forkserver_address = self._forkserver_pid = None
-        for fd in fds:
-            if fd is not None:
-                os.close(fd)
+        fds = self._control_fd, self._pidfd
+        self._control_fd, self._pidfd, self._pid = -1, -1, None
+        close_quietly(*fds)
 
     def _start(self) -> None:
-        with socket.socket(socket.AF_UNIX) as listener:
-            address = connection.arbitrary_address("AF_UNIX")
-            listener.bind(address)
-            if not util.is_abstract_socket_namespace(address):
-                os.chmod(address, 0o600)
-            listener.listen(128)
-            alive_r, alive_w = os.pipe()
+        from multiprocess import spawn, util
+
+        mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with its:
             try:
-                command = _COMMAND.format(
-                    path=[entry or os.getcwd() for entry in sys.path],
-                    listener=listener.fileno(),
-                    alive=alive_r,
-                    preload=list(PRELOAD),
+                command = _COMMAND.format(path=[entry or os.getcwd() for entry in sys.path], control=its.fileno())
+                child = subprocess.Popen(
+                    [os.fsdecode(spawn.get_executable()), *util._args_from_interpreter_flags(), "-c", command],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[its.fileno()],
+                    # Ctrl-C at the terminal is not for it.
+                    process_group=0,
                 )
-                executable = spawn.get_executable()
-                arguments = [executable, *util._args_from_interpreter_flags(), "-c", command]
-                pid = util.spawnv_passfds(executable, arguments, [listener.fileno(), alive_r])
+                child.returncode = 0  # left as it is, this object would reap it
+                self._pidfd = os.pidfd_open(child.pid)
             except BaseException:
-                os.close(alive_w)
+                mine.close()
                 raise
-            finally:
-                os.close(alive_r)
-        self._forkserver_address, self._forkserver_alive_fd, self._forkserver_pid = address, alive_w, pid
-        self._pidfd = os.pidfd_open(pid)
+        self._control_fd, self._pid = mine.detach(), child.pid
 
     def after_fork_in_child(self) -> None:
         """A forked process is not the server's parent: it starts its own when it needs one."""
@@ -103,10 +149,16 @@ class ForkServer(forkserver.ForkServer):  # type: ignore[misc]  # multiprocess h
         self._let_go()
 
 
-def _is_readable(fd: int) -> bool:
+def _give_up(relay: socket.socket) -> None:
+    """The server, if it gets so far, kills what it forks for this, or does not fork it."""
+    with relay, contextlib.suppress(OSError):
+        relay.send(GIVE_UP, socket.MSG_DONTWAIT)
+
+
+def _wait(fd: int | socket.socket, event: int, deadline: float) -> bool:
     poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
+    poll.register(fd, event)
+    return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
 
 _server: ForkServer | None = None
@@ -130,9 +182,3 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def read_number(fd: int) -> int:
-    """One number from the server's relay: the process id first, the exit code at last. Raises EOFError if the server is gone."""
-    number: Any = forkserver.read_signed(fd)
-    return int(number)

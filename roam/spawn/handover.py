@@ -6,21 +6,17 @@ A handover travels by the shortest way each start method has: on the command lin
 
 from __future__ import annotations
 
-__all__ = ["ABSENT", "GIVEN_UP", "GO", "Handover"]
+__all__ = ["ABSENT", "Handover"]
 
 ABSENT = -1
 """Stands for a descriptor that the cell has in its place already, or does not get."""
 
 
-GO, GIVEN_UP = 1, 2
-"""What the host says at the gate: it watches the cell, which may now run the user's code and die of it; or it does not."""
-
-
 class Handover:
     """Descriptor numbers, valid in the cell, and what it must know to attach.
 
-    `stdin_fd`, `stdout_fd` and `stderr_fd` are `ABSENT` where 0, 1 and 2 are already right; `gate_fd` where the host
-    watches the cell from its first instruction on.
+    `stdin_fd`, `stdout_fd` and `stderr_fd` are `ABSENT` where 0, 1 and 2 are already right. `process_group` is the one to
+    join, 0 for one of its own.
     """
 
     FIELDS = (
@@ -32,12 +28,12 @@ class Handover:
         "stdin_fd",
         "stdout_fd",
         "stderr_fd",
-        "gate_fd",
         "nonce",
         "method",
         "die_with_host",
+        "process_group",
     )
-    FD_COUNT = 9
+    FD_COUNT = 8
     __slots__ = FIELDS
 
     segment_fd: int
@@ -48,10 +44,10 @@ class Handover:
     stdin_fd: int
     stdout_fd: int
     stderr_fd: int
-    gate_fd: int
     nonce: str
     method: str
     die_with_host: bool
+    process_group: int
 
     def __init__(self, *values: object) -> None:
         for field, value in zip(self.FIELDS, values, strict=True):

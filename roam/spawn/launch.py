@@ -9,13 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import pickle
-import select
 import signal
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +20,7 @@ from typing import Any
 
 from ..errors import RoamError
 from ..ticket import SpawnTicket
-from .handover import ABSENT, GIVEN_UP, GO, Handover
+from .handover import ABSENT, Handover
 from .parcel import Parcel
 
 __all__ = ["METHODS", "LaunchFailed", "Launched", "Start", "launch"]
@@ -40,10 +37,7 @@ _fork_lock = threading.RLock()
 
 
 class LaunchFailed(RoamError):
-    """There is no process, or it was gone before it took its parcel. `exitcode` is None where nobody knows it."""
-
-    def __init__(self, why: str, exitcode: int | None = None) -> None:
-        super().__init__(why, exitcode=exitcode)
+    """There is no process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +47,7 @@ class Launched:
     pid: int
     pidfd: int
     relay_fd: int | None
-    """Where the fork server reports the exit code; None for a child of this process."""
+    """The line to the fork server about it; None for a child of this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +60,8 @@ class Start:
     stderr_fd: int
     lifeline_fd: int
     die_with_host: bool
+    process_group: int
+    """The one that the cell joins; 0 for one of its own."""
     deadline: float
     """On the monotonic clock, in seconds."""
     head: dict[str, Any]
@@ -82,9 +78,9 @@ class Start:
             "stdin_fd": ABSENT,
             "stdout_fd": ABSENT,
             "stderr_fd": ABSENT,
-            "gate_fd": ABSENT,
         }
-        return Handover(*(fds | changed).values(), self.ticket.nonce, self.method, self.die_with_host)
+        options = self.ticket.nonce, self.method, self.die_with_host, self.process_group
+        return Handover(*(fds | changed).values(), *options)
 
 
 def launch(start: Start) -> Launched:
@@ -104,6 +100,8 @@ def _spawn(start: Start) -> Launched:
         [os.fsdecode(spawn.get_executable()), *util._args_from_interpreter_flags(), "-c", command],
         pass_fds=fds,
         stderr=start.stderr_fd,
+        # From its first instruction on: Ctrl-C at the terminal belongs to the host.
+        process_group=start.process_group,
         # Not what libraries have put into the C environment behind Python's back: the same as under the fork server.
         env={name: value for name, value in os.environ.items() if name != "ROAM_TICKET"},
     )
@@ -113,47 +111,18 @@ def _spawn(start: Start) -> Launched:
 
 
 def _fork_by_server(start: Start) -> Launched:
-    gate_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    word = GIVEN_UP
-    try:
-        launched = _ask_server(
-            start, start.handover(stdin_fd=0, stdout_fd=1, stderr_fd=start.stderr_fd, gate_fd=gate_fd)
-        )
-        word = GO
-    finally:
-        os.eventfd_write(gate_fd, word)
-        os.close(gate_fd)
-    return launched
-
-
-def _ask_server(start: Start, handover: Handover) -> Launched:
     from . import forkserver
-    from .bootstrap import Entry
 
-    entry = Entry(handover.renumbered(tuple(range(Handover.FD_COUNT))))
-    # What `multiprocess` reads before the process object; only where roam is may matter at that moment.
-    message = pickle.dumps({"sys_path": list(sys.path)}) + pickle.dumps(entry)
+    handover = start.handover(stdin_fd=0, stdout_fd=1, stderr_fd=start.stderr_fd)
     with contextlib.ExitStack() as cleanup:
         fds = [fd if _is_open(fd) else _null(cleanup) for fd in handover.fds]
-        relay_fd, data_fd = forkserver.server().connect_to_new_process(fds + start.parcel.extra_fds)
-        cleanup.callback(os.close, data_fd)
-        on_failure = cleanup.enter_context(contextlib.ExitStack())
-        on_failure.callback(os.close, relay_fd)
-        _send(data_fd, message)
-        if not _wait(relay_fd, select.POLLIN, start.deadline):
-            raise LaunchFailed("the fork server did not answer in time")
         try:
-            pid = forkserver.read_number(relay_fd)
-        except EOFError:
-            raise LaunchFailed("the fork server died while it was starting the cell") from None
-        # The cell makes itself ready meanwhile, and waits before the first line of the user's: it is alive, or its start failed.
-        try:
-            pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            raise LaunchFailed("the cell died before it was ready", _late_code(relay_fd)) from None
-        on_failure.callback(os.close, pidfd)
-        on_failure.pop_all()
-    return Launched(pid, pidfd, relay_fd)
+            born = forkserver.server().fork(
+                handover.renumbered(tuple(range(Handover.FD_COUNT))), fds + start.parcel.extra_fds, start.deadline
+            )
+        except forkserver.NotBorn as error:
+            raise LaunchFailed(str(error)) from None
+    return Launched(*born)
 
 
 def _is_open(fd: int) -> bool:
@@ -168,34 +137,6 @@ def _null(cleanup: contextlib.ExitStack) -> int:
     fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     cleanup.callback(os.close, fd)
     return fd
-
-
-def _wait(fd: int, event: int, deadline: float) -> bool:
-    poll = select.poll()
-    poll.register(fd, event)
-    return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
-
-
-def _late_code(relay_fd: int) -> int | None:
-    from . import forkserver
-
-    if not _wait(relay_fd, select.POLLIN, time.monotonic() + 1.0):
-        return None
-    try:
-        return forkserver.read_number(relay_fd)
-    except EOFError:
-        return None
-
-
-def _send(fd: int, message: bytes) -> None:
-    """Write to a pipe whose reader may die, or be stopped, at any time: it has to fit into the pipe."""
-    os.set_blocking(fd, False)
-    try:
-        sent = os.write(fd, message)
-    except BrokenPipeError:
-        raise LaunchFailed("the cell died before it took its start message") from None
-    if sent < len(message):
-        raise LaunchFailed(f"the start message of {len(message)} bytes does not fit into a pipe; sys.path is too long")
 
 
 def _fork(start: Start) -> Launched:

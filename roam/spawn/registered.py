@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from ..exit import CellExit, ExitKind
 from ..stage import Stage
 from . import status, verdict
+from .facts import Corpse
+from .ladder import Interference
 
 if TYPE_CHECKING:
     from ..tracing.link import PeerLink
@@ -41,10 +43,13 @@ class RegisteredPeer:
     def end(self) -> None:
         """Called when the host closes: the process is not roam's, it runs on."""
 
+    def abort(self) -> None:
+        """As `end`."""
+
     def conclude(self, remains: Remains) -> None:
         """Called once by the host, after the final drain. Never raises."""
         found = status.take(remains.peer.pid or 0, self._link.pidfd, None, reap=False)
-        ended = verdict.judge(found, remains, None, verdict.Interference(), started_ns=self._registered_ns)
+        ended = verdict.judge(found, remains, None, Interference(self._registered_ns), corpse=Corpse())
         if ended.kind is ExitKind.LOST and remains.said_goodbye:
             ended = CellExit(
                 kind=ExitKind.EXITED,

@@ -15,6 +15,8 @@ import struct
 import time
 from dataclasses import dataclass
 
+from .forkserver_main import OBITUARY, REAP
+
 __all__ = ["Status", "take"]
 
 _PIDFD_GET_INFO = 0xC048FF0B
@@ -23,7 +25,7 @@ _WANTED = 1 | 2 | 4 | 8
 _HAS_EXIT = 8
 _EXIT_OFFSET = 60
 _RELAY_S = 0.5
-"""The relay follows the pidfd by less than a millisecond, unless the server is stopped."""
+"""The server answers in less than a millisecond, unless it is stopped."""
 _REAPED_S = 0.1
 
 
@@ -40,17 +42,14 @@ class Status:
 def take(pid: int, pidfd: int, relay_fd: int | None, *, reap: bool = True) -> Status:
     """The status of a process whose pidfd is readable. Call it once. Never raises.
 
-    `relay_fd` is the fork server's report, None for a process that it did not start. With `reap`, a child of this process is
+    `relay_fd` is the line to the fork server, None for a process that it did not start. With `reap`, a child of this process is
     taken off the process table.
     """
     # r[impl spawn.status]
     if pidfd < 0:
         return Status()  # it was gone before anybody could hold on to it
-    if relay_fd is None:
-        return _of_child(pid, pidfd, reap) or Status(_from_pidfd(pidfd))
-    cpu_s = _zombie_cpu_s(pid)
-    exitcode = _from_relay(relay_fd)
-    return Status(_from_pidfd(pidfd) if exitcode is None else exitcode, None, cpu_s)
+    found = _of_child(pid, pidfd, reap) if relay_fd is None else _from_relay(relay_fd)
+    return found or Status(_from_pidfd(pidfd))
 
 
 def _of_child(pid: int, pidfd: int, reap: bool) -> Status | None:
@@ -71,16 +70,20 @@ def _of_child(pid: int, pidfd: int, reap: bool) -> Status | None:
     return Status(exitcode, core_dumped, cpu_s, max_rss_bytes)
 
 
-def _from_relay(relay_fd: int) -> int | None:
+def _from_relay(relay_fd: int) -> Status | None:
     poll = select.poll()
     poll.register(relay_fd, select.POLLIN)
-    if not poll.poll(_RELAY_S * 1000):
-        return None
     try:
-        data = os.read(relay_fd, 8)
+        # The process is dead, and the server waits for this to reap it.
+        os.write(relay_fd, REAP)
+        data = os.read(relay_fd, OBITUARY.size) if poll.poll(_RELAY_S * 1000) else b""
     except OSError:
         return None
-    return struct.unpack("q", data)[0] if len(data) == 8 else None
+    if len(data) < OBITUARY.size:
+        return None
+    status, user_s, system_s, max_rss_bytes = OBITUARY.unpack(data)
+    exitcode = os.waitstatus_to_exitcode(status)
+    return Status(exitcode, os.WCOREDUMP(status) if exitcode < 0 else None, user_s + system_s, max_rss_bytes)
 
 
 def _from_pidfd(pidfd: int) -> int | None:
@@ -96,15 +99,3 @@ def _from_pidfd(pidfd: int) -> int | None:
         if time.monotonic() > deadline:
             return None
         time.sleep(0.002)  # it is still a zombie
-
-
-def _zombie_cpu_s(pid: int) -> float | None:
-    """Processor time of a zombie that its parent has not reaped yet."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    if fields[0] not in (b"Z", b"X"):
-        return None  # the number belongs to somebody else already
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import itertools
+import math
 import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,7 @@ from .handover import Handover
 from .orphans import salvage_orphans
 from .parcel import Parcel
 from .registered import RegisteredPeer
+from .watchdog import Watch, watch
 
 __all__ = ["TracingHost", "close_default_host", "default_host", "spawn_cell"]
 
@@ -48,6 +51,8 @@ def spawn_cell(
     start_method: str | None = None,
     die_with_host: bool = True,
     start_timeout: float = 30.0,
+    hang_after: float | None = None,
+    on_hang: str = "report",
 ) -> Cell:
     """Start a child process that runs `target(*args, **kwargs)`, traced from before its `__main__` is imported.
 
@@ -57,10 +62,16 @@ def spawn_cell(
     `start_method` is `"forkserver"` (the default), `"spawn"` or `"fork"`. `die_with_host=False` lets the cell live on when
     this process is gone. `start_timeout` is in seconds. Without `host`, a host that belongs to the process is used.
 
+    A cell that gives no sign of life for `hang_after` seconds is hung: it wrote no record, entered no span and did not call
+    `roam.current_cell().beat()`. Then its stacks are taken, and with `on_hang="report"` a post-mortem is written while it
+    goes on (`Cell.hangs`); with `"kill"` it is killed, with all that it has started. Without `hang_after` nothing is ever
+    called hung.
+
     Raises `CannotSend` (names what cannot be sent), `SpawnFailed`, `HostClosed`, `NoSpace`, `UnsupportedPlatform`;
     RuntimeError while `__main__` is still being imported in a cell; TypeError and ValueError for wrong arguments.
     """
     method = _check(target, kwargs, host, start_method)
+    _check_hang(hang_after, on_hang)
     host = host if host is not None else default_host()
     if not host.is_open:
         raise HostClosed("spawn_cell")
@@ -85,6 +96,7 @@ def spawn_cell(
             parcel=parcel,
             lifeline_fd=lifeline_fd,
             die_with_host=die_with_host,
+            process_group=0,
             deadline=time.monotonic() + start_timeout,
             head=head,
             call=call,
@@ -93,6 +105,8 @@ def spawn_cell(
         cell.adopt(link, feed, parcel.detach(), launched)
         undo.pop_all()
     link.started(launched.pid, launched.pidfd)
+    if hang_after is not None:
+        watch(Watch(weakref.ref(cell), hang_after, on_hang == "kill"))
     return cell
 
 
@@ -114,6 +128,17 @@ def _check(target: object, kwargs: object, host: object, start_method: str | Non
     # r[impl spawn.guard]
     spawn._check_not_importing_main()
     return method
+
+
+def _check_hang(hang_after: object, on_hang: object) -> None:
+    if on_hang not in ("report", "kill"):
+        raise ValueError(f"spawn_cell(on_hang={on_hang!r}): choose 'report' or 'kill'")
+    if hang_after is None:
+        return
+    if isinstance(hang_after, bool) or not isinstance(hang_after, (int, float)):
+        raise TypeError(f"spawn_cell(hang_after={hang_after!r}): a number of seconds is needed")
+    if not 0 < hang_after < math.inf:
+        raise ValueError(f"spawn_cell(hang_after={hang_after!r}): a time is longer than nothing, and ends")
 
 
 def _head(name: str, method: str) -> dict[str, Any]:
@@ -183,9 +208,14 @@ def _wait_at_exit() -> None:
     host = _default
     if host is None or not host.is_open:
         return
-    for owner in host.cells:
-        if isinstance(owner, Cell):
-            owner.join()
+    try:
+        for owner in host.cells:
+            if isinstance(owner, Cell):
+                owner.join()
+    except KeyboardInterrupt:
+        # The first press has ended the main thread, this is the second.
+        host.abort()
+        raise
     host.close()
 
 

@@ -1,38 +1,22 @@
-"""From what is known of a dead cell to its `CellExit`.
-
-A cause is named only where there is evidence for it.
-"""
+"""From what is known of a dead cell to its `CellExit`."""
 
 from __future__ import annotations
 
-import functools
-import os
-import re
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
-from ..exit import CellExit, ExitKind, signal_name
+from ..exit import CellExit, Confidence, ExitKind
 from ..stage import ExceptionText, Stage
 from ..tracing.peer import Remains
 from ..tracing.records import Event
 from . import answer
+from .activity import Activity
+from .causes import Case, conclude
+from .facts import Corpse
+from .ladder import Interference
+from .memory import MemoryKill
 from .status import Status
 
-__all__ = ["Interference", "judge", "oom_kill_count"]
-
-_FATAL = b"Fatal Python error: "
-_SIGKILL = 9
-_OOM_KILL = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
-_READ_BYTES = 64 << 10
-
-
-@dataclass(slots=True)
-class Interference:
-    """What the host itself did to a cell."""
-
-    stop_requested: bool = False
-    signals: list[int] = field(default_factory=list)
-    steps: list[str] = field(default_factory=list)
-    """The same as text, with the time since the start in seconds."""
+__all__ = ["judge", "of_hang"]
 
 
 def judge(
@@ -41,10 +25,10 @@ def judge(
     found: answer.Answer | None,
     did: Interference,
     *,
-    started_ns: int,
-    oom_kills: int = 0,
+    corpse: Corpse,
+    find_memory_kill: Callable[[], MemoryKill | None] = lambda: None,
 ) -> CellExit:
-    """How the cell ended. `oom_kills` is by how much the kernel's count of memory kills grew while the cell lived."""
+    """How the cell ended, and why. `find_memory_kill` is asked only after a death that it could explain."""
     exitcode = status.exitcode
     signal = -exitcode if exitcode is not None and exitcode < 0 else None
     code = exitcode if exitcode is not None and exitcode >= 0 else None
@@ -58,21 +42,56 @@ def judge(
         if cpu_s is None and remains.cpu_ns is not None:
             cpu_s = remains.cpu_ns / 1e9
         max_rss_bytes = max_rss_bytes or remains.max_rss_bytes
-    verdict, evidence = _verdict(kind, signal, code, exception, remains, did, oom_kills)
+    verdict = conclude(
+        Case(
+            kind=kind,
+            signal=signal,
+            code=code,
+            exception=exception,
+            cpu_s=cpu_s,
+            remains=remains,
+            corpse=corpse,
+            did=did,
+            find_memory_kill=find_memory_kill,
+        )
+    )
     return CellExit(
         kind=kind,
         code=code,
         signal=signal,
         stage=remains.stage,
         exception=exception,
-        started_ns=started_ns,
+        started_ns=did.started_ns,
         ended_ns=remains.died_ns,
         cpu_s=cpu_s,
         max_rss_bytes=max_rss_bytes,
         core_dumped=status.core_dumped,
-        verdict=verdict,
-        evidence=evidence,
+        last_beat_ns=_last_beat_ns(remains),
+        steps=tuple(did.steps),
+        verdict=verdict.text,
+        confidence=verdict.confidence,
+        evidence=verdict.evidence,
     )
+
+
+def of_hang(hang: Activity, remains: Remains, did: Interference) -> CellExit:
+    """What stands for the end in the post-mortem of a cell that is hung and alive."""
+    return CellExit(
+        kind=ExitKind.LOST,
+        stage=remains.stage,
+        started_ns=did.started_ns,
+        ended_ns=remains.died_ns,
+        last_beat_ns=_last_beat_ns(remains),
+        steps=tuple(did.steps),
+        verdict=f"hung: {hang}",
+        confidence=Confidence.CERTAIN,
+        evidence=(f"no sign of life for {hang.silent_s:.1f} s", f"its process is {hang.kind}"),
+    )
+
+
+def _last_beat_ns(remains: Remains) -> int | None:
+    beat_ns = remains.last_beat_ns
+    return None if beat_ns is None else remains.anchor.to_wall_ns(beat_ns)
 
 
 def _kind(
@@ -102,66 +121,3 @@ def _last_failure(remains: Remains) -> ExceptionText | None:
         if isinstance(record, Event) and record.exception is not None and "stage" in record.fields:
             return record.exception
     return None
-
-
-def _verdict(
-    kind: ExitKind,
-    signal: int | None,
-    code: int | None,
-    exception: ExceptionText | None,
-    remains: Remains,
-    did: Interference,
-    oom_kills: int,
-) -> tuple[str, tuple[str, ...]]:
-    if kind is ExitKind.KILLED_BY_HOST or kind is ExitKind.STOPPED:
-        return ("killed by its host" if signal else "stopped by its host"), tuple(did.steps)
-    if signal == _SIGKILL and oom_kills > 0:
-        return "out of memory", (
-            f"the kernel's count of memory kills grew by {oom_kills} while the cell lived",
-            "SIGKILL",
-        )
-    if signal is not None and remains.fault_text.startswith(_FATAL):
-        said = remains.fault_text[len(_FATAL) :].partition(b"\n")[0].decode("utf-8", "backslashreplace")
-        return said, (f"the fault file begins with {_FATAL.decode()}{said}", signal_name(signal))
-    if signal is not None:
-        return "unknown", (f"{signal_name(signal)}, not sent by this host",)
-    if exception is not None:
-        if exception.type == "MemoryError":
-            return "out of memory", ("MemoryError",)
-        return "exception", (exception.type,)
-    if kind is ExitKind.RETURNED:
-        return "returned", ()
-    if kind is ExitKind.EXITED:
-        return "exited by itself", (f"exit code {code}",)
-    return "unknown", ()
-
-
-def oom_kill_count() -> int:
-    """How often the kernel has killed for memory in this process's control group, or anywhere if that cannot be read."""
-    for path in (_cgroup_events(), "/proc/vmstat"):
-        found = _OOM_KILL.search(_read(path)) if path else None
-        if found is not None:
-            return int(found[1])
-    return 0
-
-
-@functools.cache
-def _cgroup_events() -> str:
-    for line in _read("/proc/self/cgroup").splitlines():
-        if line.startswith(b"0::/"):
-            return f"/sys/fs/cgroup/{os.fsdecode(line[4:])}/memory.events"
-    return ""
-
-
-def _read(path: str) -> bytes:
-    # Twice for every cell, so without what `open` does for text.
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        return os.read(fd, _READ_BYTES)
-    except OSError:
-        return b""
-    finally:
-        os.close(fd)

@@ -24,6 +24,9 @@ from .scope import active_scope
 
 __all__ = ["CellTracing", "attach", "attached", "init_cell_tracing"]
 
+STACKS_SIGNAL = 41
+"""SIGRTMIN + 7, which neither glibc nor the standard library uses."""
+
 
 class CellTracing:
     """This process as a cell. Made by `attach`."""
@@ -45,11 +48,14 @@ class CellTracing:
         self._arm(fault_fd)
 
     def _arm(self, fault_fd: int) -> None:
-        """Let fatal signals write all stacks into the fault file."""
+        """Let fatal signals write all stacks into the fault file, and the host's signal as well."""
         self.had_faulthandler = faulthandler.is_enabled()
         """Whether the program wants them on its stderr, which is what its forked children do."""
         faulthandler.enable(file=fault_fd, all_threads=True)
-        self._words[StatusWord.FAULT_ARMED] = 1
+        # In C and without the GIL, so that whatever holds that does not matter.
+        faulthandler.register(STACKS_SIGNAL, file=fault_fd, all_threads=True, chain=False)
+        # Last: before, the signal would end the process.
+        self._words[StatusWord.FAULT_ARMED] = STACKS_SIGNAL
 
     def ring(self) -> None:
         """Make the host look at the segment."""
@@ -58,6 +64,13 @@ class CellTracing:
     def enter_stage(self, stage: Stage) -> None:
         """Say how far this process has come."""
         self._words[StatusWord.STAGE] = stage
+        self.beat()
+
+    def beat(self) -> None:
+        """Give a sign of life."""
+        if self.pid == os.getpid():
+            # Pairs with the host's look at how long a cell has been silent.
+            self._words[StatusWord.BEAT] = time.monotonic_ns()
 
     @property
     def stopping(self) -> bool:
@@ -130,6 +143,7 @@ def _forget_in_child() -> None:
     if tracing is None:
         return
     _attached = None
+    faulthandler.unregister(STACKS_SIGNAL)
     try:
         if tracing.had_faulthandler:
             faulthandler.enable(file=2)

@@ -257,7 +257,17 @@ class TracingHost:
     # The end.
 
     def close(self) -> None:
-        """Stop the cells, drain, write what is due, and leave no process, thread, descriptor or file. Idempotent."""
+        """Stop the cells, drain, write what is due, and leave no process, thread, descriptor or file. Idempotent.
+
+        Ctrl-C while the cells have time to stop kills them, and is raised when everything is done.
+        """
+        self._close(at_once=False)
+
+    def abort(self) -> None:
+        """As `close`, but kill the cells at once."""
+        self._close(at_once=True)
+
+    def _close(self, *, at_once: bool) -> None:
         if self.pid != os.getpid():
             return
         with self._lock:
@@ -265,18 +275,21 @@ class TracingHost:
                 return
             self._state = "closing"
         try:
-            self._end_peers()
+            self._end_peers(at_once=at_once)
         except BaseException:
-            # Ctrl-C while cells had time to stop. The next call goes on from here, the one at interpreter exit at the
-            # latest: otherwise threads, segments and the run directory would stay.
+            # The next call goes on from here, the one at interpreter exit at the latest: otherwise threads, segments
+            # and the run directory would stay.
             self._state = "open"
+            if not at_once:
+                # r[impl spawn.interrupt]
+                self.abort()
             raise
         self._shut_down()
 
-    def _end_peers(self) -> None:
+    def _end_peers(self, *, at_once: bool) -> None:
         links = self._peers.live
         enders = [
-            threading.Thread(target=link.owner.end, name="roam-ender", daemon=True)
+            threading.Thread(target=link.owner.abort if at_once else link.owner.end, name="roam-ender", daemon=True)
             for link in links
             if link.owner is not None and not link.concluded.is_set()
         ]

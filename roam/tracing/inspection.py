@@ -19,8 +19,10 @@ from .statistics import LaneStatistics, PeerStatistics
 __all__ = [
     "FAULT_LIMIT_BYTES",
     "STDERR_LIMIT_BYTES",
+    "fault_size",
     "header_of",
     "lane_statistics",
+    "last_beat_of",
     "open_spans_of",
     "peer_statistics",
     "read_fault_text",
@@ -138,9 +140,23 @@ def read_tail(path: Path, limit_bytes: int) -> bytes:
         os.close(fd)
 
 
-def read_fault_text(fd: int) -> bytes:
-    """What a fault file holds, up to `FAULT_LIMIT_BYTES`; nothing where it cannot be read."""
+def fault_size(fd: int) -> int:
+    """Bytes in a fault file; 0 where it cannot be asked."""
     try:
-        return os.pread(fd, FAULT_LIMIT_BYTES, 0)
+        return os.fstat(fd).st_size
+    except OSError:
+        return 0
+
+
+def read_fault_text(fd: int, start: int = 0) -> bytes:
+    """What a fault file holds from `start` on: the last `FAULT_LIMIT_BYTES` of it, where a fatal error stands behind all
+    stacks that were asked for before. Nothing where it cannot be read."""
+    try:
+        return os.pread(fd, FAULT_LIMIT_BYTES, max(start, os.fstat(fd).st_size - FAULT_LIMIT_BYTES))
     except OSError:
         return b""
+
+
+def last_beat_of(words: list[int]) -> int | None:
+    """The last sign of life on the monotonic clock, as the cell says; None where there was none."""
+    return max(status_word(words, StatusWord.HEARTBEAT), status_word(words, StatusWord.BEAT)) or None

@@ -26,7 +26,9 @@ from ..ticket import SpawnTicket
 from .config import ConfigResult, TracingConfig, enclosed
 from .inspection import (
     STDERR_LIMIT_BYTES,
+    fault_size,
     header_of,
+    last_beat_of,
     open_spans_of,
     peer_statistics,
     read_fault_text,
@@ -239,6 +241,25 @@ class PeerLink:
     # What handles ask.
 
     @property
+    def stacks_signal(self) -> int:
+        """The signal that makes the cell write its stacks; 0 where it cannot. It is the cell's word: check it."""
+        return status_word(self._words(), StatusWord.FAULT_ARMED)
+
+    @property
+    def fault_size_bytes(self) -> int:
+        """How much stands in the fault file."""
+        return fault_size(self._fault_fd)
+
+    def fault_text(self, start: int) -> bytes:
+        """What the fault file holds from `start` on, its end where that is much."""
+        return read_fault_text(self._fault_fd, start)
+
+    @property
+    def last_beat_ns(self) -> int | None:
+        """When the cell last gave a sign of life, on the monotonic clock; None before its first."""
+        return last_beat_of(self._words())
+
+    @property
     def stage(self) -> Stage:
         """How far the cell says it has come."""
         return stage_of(self._words())
@@ -325,12 +346,20 @@ class PeerLink:
 
     def remains(self) -> Remains:
         """Everything that is left, after the final drain."""
+        return self._take(is_final=True)
+
+    def snapshot(self) -> Remains:
+        """The same of a peer that lives, as far as its records were collected."""
+        return self._take(is_final=False)
+
+    def _take(self, *, is_final: bool) -> Remains:
         now_ns = time.monotonic_ns()
         with self._lock:
             words = self.segment.status_words()
             spans, torn = open_spans_of(self.segment, now_ns)
             statistics = self._measure(words, torn)
-            self._last = (statistics, spans, words)
+            if is_final:
+                self._last = (statistics, spans, words)
             chunks, lost = self.retention.snapshot()
         return Remains(
             peer=self.peer,
@@ -350,6 +379,8 @@ class PeerLink:
             cpu_ns=status_word(words, StatusWord.CPU_NS) or None,
             max_rss_bytes=status_word(words, StatusWord.MAX_RSS) or None,
             said_goodbye=status_word(words, StatusWord.STATE) == 2,
+            last_beat_ns=last_beat_of(words),
+            is_live=not is_final,
         )
 
     def _measure(self, words: list[int], torn: int) -> PeerStatistics:

@@ -20,6 +20,7 @@ from .inspection import (
     FAULT_LIMIT_BYTES,
     STDERR_LIMIT_BYTES,
     header_of,
+    last_beat_of,
     open_spans_of,
     peer_statistics,
     read_tail,
@@ -64,7 +65,7 @@ def _remains(segment: SegmentFile, path: Path) -> Remains:
     until_ns = now_ns
     if not is_live:
         # The last sign of life: a record, or a span where none was written.
-        heartbeat = status_word(words, StatusWord.HEARTBEAT)
+        heartbeat = last_beat_of(words) or 0
         signs = [anchor.to_monotonic_ns(span.started_ns) for span in spans]
         until_ns = max(anchor.monotonic_ns, *signs, heartbeat if heartbeat <= now_ns or not is_this_boot else 0)
         spans = [replace(span, age_ns=until_ns - sign) for span, sign in zip(spans, signs, strict=True)]
@@ -98,6 +99,7 @@ def _remains(segment: SegmentFile, path: Path) -> Remains:
         max_rss_bytes=status_word(words, StatusWord.MAX_RSS) or None,
         is_live=is_live,
         said_goodbye=status_word(words, StatusWord.STATE) == 2,
+        last_beat_ns=last_beat_of(words),
     )
 
 

@@ -71,6 +71,8 @@ class Remains:
     """Whether the process still has the segment mapped. Only looked at where no host says so."""
     said_goodbye: bool = False
     """Whether the cell reached its own end, after its target."""
+    last_beat_ns: int | None = None
+    """The cell's last sign of life on the monotonic clock, as it said; None where there was none."""
     damage: list[str] = field(default_factory=list)
 
     def records(self) -> list[Record]:
@@ -98,6 +100,10 @@ class PeerOwner(Protocol):
 
     def end(self) -> None:
         """Called when the host closes, in a thread of its own: end the process, and return when that is done or given up."""
+        ...
+
+    def abort(self) -> None:
+        """As `end`, without giving the process time."""
         ...
 
 

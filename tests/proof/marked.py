@@ -48,4 +48,7 @@ def is_helper(pid: int, found: dict[int, tuple[int, bytes]]) -> bool:
     parent, command = found[pid]
     if b"resource_tracker import main" in command:
         return True
-    return b"forkserver import main" in command and b"forkserver import main" not in found.get(parent, (0, b""))[1]
+    return (
+        b"forkserver_main import main" in command
+        and b"forkserver_main import main" not in found.get(parent, (0, b""))[1]
+    )

@@ -1,0 +1,258 @@
+"""Ending a cell: each step of the ladder, what it has started, who gets Ctrl-C, and the stacks that are left."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import multiprocess
+import pytest
+
+import roam
+from roam.errors import StacksUnavailable
+from roam.exit import Confidence, ExitKind
+from roam.spawn import procfs
+from tests.support import REPOSITORY, wait_until
+
+METHODS = ("forkserver", "spawn", "fork")
+WAIT_S = 30.0
+
+
+@pytest.fixture
+def host(tmp_path):
+    with roam.TracingHost(dump_dir=tmp_path, forward=False) as made:
+        yield made
+
+
+def lives(pid):
+    return procfs.state(pid) not in ("", "Z")
+
+
+def start_a_child(answer, *, obeys, command="trap '' TERM; sleep 600 & wait"):
+    """Ignore SIGTERM, or not, with a child that ignores it and a grandchild."""
+    if not obeys:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen(["/bin/sh", "-c", command])
+    answer.send(child.pid)
+    child.wait()
+
+
+def ask_for_child(host, method, *, obeys):
+    here, there = multiprocess.Pipe(duplex=False)
+    cell = roam.spawn_cell(start_a_child, there, kwargs={"obeys": obeys}, host=host, start_method=method)
+    there.close()
+    assert here.poll(WAIT_S)
+    pid = here.recv()
+    here.close()
+    wait_until(lambda: grandchildren(pid), message="the grandchild lives")
+    return cell, [pid, *grandchildren(pid)]
+
+
+def grandchildren(pid):
+    return [int(child) for child in procfs.read(f"/proc/{pid}/task/{pid}/children").split()]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("obeys", [True, False], ids=["dies of SIGTERM", "ignores SIGTERM"])
+# r[verify spawn.stop.group]
+# r[verify spawn.stop.stacks]
+# r[verify spawn.group]
+def test_nobody_is_left_behind(host, method, obeys):
+    """A cell that had to be forced takes child and grandchild with it; its post-mortem says where it hung."""
+    cell, family = ask_for_child(host, method, obeys=obeys)
+    assert os.getpgid(cell.pid) == cell.pid
+
+    ended = cell.stop(timeout=0.05, grace=0.05 if not obeys else WAIT_S)
+
+    assert (ended.kind, ended.signal) == (
+        ExitKind.KILLED_BY_HOST,
+        signal.SIGTERM if obeys else signal.SIGKILL,
+    )
+    assert (ended.verdict, ended.confidence) == ("killed by its host", Confidence.CERTAIN)
+    wait_until(lambda: not any(map(lives, family)), message="child and grandchild are gone")
+    assert "in start_a_child" in cell.post_mortem.stacks
+    steps = [step.rpartition(" after ")[0] for step in ended.steps]
+    insisted = [] if obeys else ["stacks taken", "SIGKILL sent"]
+    assert steps[:-1] == ["asked to stop", "stacks taken", "SIGTERM sent", *insisted]
+    assert re.fullmatch(r"SIGKILL sent to \d processes that it had started", steps[-1])
+
+
+def fork_and_return():
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(600)
+        os._exit(0)
+    return pid
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_cell_leaves_running_goes_on(host, method):
+    """A cell that ends by itself, or is killed without a stop, decides alone what becomes of its children."""
+    cell = roam.spawn_cell(fork_and_return, host=host, start_method=method)
+    pid = cell.result(WAIT_S)
+    try:
+        assert cell.exit.kind is ExitKind.RETURNED
+        assert lives(pid)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def hold(how):
+    if how == "lock":
+        lock = threading.Lock()
+        lock.acquire()
+        lock.acquire()
+    elif how == "loop":
+        while True:
+            pass
+    elif how == "C loop with the GIL":
+        re.match(r"(a+)+$", "a" * 40 + "b")
+    elif how == "sleep":
+        time.sleep(600)
+
+
+@pytest.mark.parametrize("how", ["lock", "loop", "C loop with the GIL", "sleep"])
+def test_stacks_can_be_had_of_whatever_a_cell_does(host, how):
+    """`dump_stacks` names the function, and the cell goes on; what it is doing is told apart."""
+    cell = roam.spawn_cell(hold, how, host=host)
+    wait_until(lambda: "in hold" in stacks_of(cell), message="the target runs")
+
+    wanted = {"lock": "waits for a lock", "loop": "busy", "C loop with the GIL": "busy", "sleep": "sleeps"}[how]
+    wait_until(lambda: str(cell.activity()) == wanted, message=wanted)
+    assert cell.is_alive()
+    os.kill(cell.pid, signal.SIGSTOP)
+    wait_until(lambda: str(cell.activity()) == "stopped", message="stopped")
+    with pytest.raises(StacksUnavailable, match="stopped"):
+        cell.dump_stacks()
+    cell.kill()
+    cell.join(WAIT_S)
+    with pytest.raises(StacksUnavailable, match="ended"):
+        cell.dump_stacks()
+    assert "in hold" in cell.post_mortem.stacks
+
+
+def stacks_of(cell):
+    try:
+        return cell.dump_stacks()
+    except StacksUnavailable:
+        return ""
+
+
+def give_away_the_handler(how):
+    if how == "blocked":
+        signal.pthread_sigmask(signal.SIG_BLOCK, [41])
+    elif how == "exec":
+        os.execv("/bin/sleep", ["sleep", "600"])
+    roam.info("given away")
+    time.sleep(600)
+
+
+@pytest.mark.parametrize("how", ["blocked", "exec"])
+def test_a_cell_that_took_the_handler_away_is_not_killed_by_the_question(host, how):
+    """Without a handler the signal would end it: it is not sent."""
+    cell = roam.spawn_cell(give_away_the_handler, how, host=host)
+    if how == "exec":
+        wait_until(lambda: procfs.read(f"/proc/{cell.pid}/comm") == b"sleep\n", message="it runs another program")
+    else:
+        wait_until(lambda: cell.records(1), message="it has blocked the signal")
+
+    with pytest.raises(StacksUnavailable, match="signal 41"):
+        cell.dump_stacks()
+
+    assert cell.is_alive()
+    cell.kill()
+    assert cell.join(WAIT_S).signal == signal.SIGKILL
+
+
+def use(megabytes):
+    block = bytearray(megabytes << 20)
+    block[::4096] = bytes(len(block[::4096]))
+    os._exit(3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+# r[verify spawn.held]
+def test_use_of_resources_is_known_without_a_goodbye(host, method):
+    """Peak memory and processor time of a cell that says nothing at its end, under every start method."""
+    ended = roam.spawn_cell(use, 100, host=host, start_method=method).join(WAIT_S)
+
+    assert ended.code == 3
+    assert 100 << 20 < ended.max_rss_bytes < 300 << 20
+    assert ended.cpu_s > 0
+
+
+def test_the_server_keeps_the_dead_until_they_were_looked_at(host):
+    """A cell that dies at once is held by the host all the same: its pid is nobody else's, and its end is known."""
+    cells = [roam.spawn_cell(os._exit, number, host=host) for number in range(1, 40)]
+
+    assert [cell.join(WAIT_S).code for cell in cells] == list(range(1, 40))
+
+
+CTRL_C = """
+import sys, time
+import roam
+
+def obstinate():
+    while True:
+        time.sleep(0.01)
+
+if __name__ == "__main__":
+    with roam.TracingHost(forward=False) as host:
+        cells = [roam.spawn_cell(obstinate, host=host, start_method=method) for method in ("forkserver", "spawn")]
+        print("ready", *(cell.pid for cell in cells), flush=True)
+        cells[0].join()
+"""
+
+
+def test_ctrl_c_belongs_to_the_host(tmp_path):
+    """Two presses end host and cells; the only traceback is the host's own."""
+    program = tmp_path / "program.py"
+    program.write_text(CTRL_C)
+    here, there = pty.openpty()
+    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(
+        [sys.executable, str(program)],
+        stdin=there,
+        stdout=there,
+        stderr=there,
+        env=environ,
+        start_new_session=True,
+        preexec_fn=lambda: ctypes.CDLL(None).ioctl(0, 0x540E, 0),  # noqa: PLW1509 -- TIOCSCTTY, and no threads are there
+    )
+    os.close(there)
+    output = bytearray()
+
+    def has_said(text):
+        while select.select([here], [], [], 0)[0]:
+            try:
+                output.extend(os.read(here, 4096))
+            except OSError:
+                break
+        return text in output
+
+    try:
+        wait_until(lambda: has_said(b"ready"), WAIT_S)
+        pids = [int(pid) for pid in re.findall(rb"ready (\d+) (\d+)", output)[0]]
+        os.write(here, b"\x03")
+        # Collector, undertaker and tee are there before; each cell that is being stopped has a thread for that.
+        wait_until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) >= 6, message="the host is stopping its cells")
+        assert all(map(lives, pids))
+        os.write(here, b"\x03")
+        assert process.wait(WAIT_S) in (130, -signal.SIGINT, 1)
+        has_said(b"")
+        assert not any(map(lives, pids))
+        text = output.decode()
+        assert text.count("Traceback") <= 2, text  # one, and "during handling of the above exception" the other
+        assert "in obstinate" not in text
+    finally:
+        process.kill()
+        process.wait()
+        os.close(here)
