@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import resource
 import select
 import sys
 
 import pytest
 
-from roam.shm.doorbell import Doorbell, DoorbellPair, drain_doorbell, private_descriptor
+from roam.shm.doorbell import Doorbell, DoorbellPair, drain_doorbell
 from tests.support import run_script
 
 
@@ -110,34 +108,6 @@ def test_ends_are_neither_inherited_nor_blocking(pair):
     os.set_blocking(ends.cell_fd, True)
     Doorbell(ends.cell_fd)
     assert not os.get_blocking(ends.cell_fd)
-
-
-def test_private_descriptors_are_out_of_the_way(pair):
-    """A descriptor moves above 200 and is not inheritable; the original is closed."""
-    ends, fds = pair
-    os.set_inheritable(ends.cell_fd, True)
-    moved = private_descriptor(ends.cell_fd)
-    fds[fds.index(ends.cell_fd)] = moved
-
-    assert moved >= 200
-    assert fcntl.fcntl(moved, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
-    with pytest.raises(OSError):
-        os.fstat(ends.cell_fd)
-    Doorbell(moved).ring()
-    assert is_readable(ends.host_fd)
-
-
-def test_few_descriptors_are_enough(pair):
-    """Where the limit allows no high number, the descriptor stays where it is, and is closed in children."""
-    ends, _ = pair
-    os.set_inheritable(ends.cell_fd, True)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (150, hard))
-    try:
-        assert ends.cell_fd == private_descriptor(ends.cell_fd)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert not os.get_inheritable(ends.cell_fd)
 
 
 def test_ringing_leaves_no_warning():

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 # The C half of `socket`, which takes a cell a fortieth of the time to load.
 import _socket as socket
-import fcntl
 import os
 from typing import NamedTuple
 
-__all__ = ["Doorbell", "DoorbellPair", "drain_doorbell", "private_descriptor"]
+__all__ = ["Doorbell", "DoorbellPair", "drain_doorbell"]
 
 
 class DoorbellPair(NamedTuple):
@@ -63,15 +62,3 @@ def drain_doorbell(fd: int) -> bool:
         return True
     except OSError:
         return False
-
-
-def private_descriptor(fd: int, *, lowest: int = 200) -> int:
-    """Move a descriptor above `lowest`, out of the way of code that closes or reuses small numbers, and close the
-    original. Returns the new number, which is not inheritable; under a small `RLIMIT_NOFILE` the original stays."""
-    try:
-        moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
-    except OSError:
-        os.set_inheritable(fd, False)
-        return fd
-    os.close(fd)
-    return moved

@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 
-from ..shm.doorbell import private_descriptor
+from ..shm.descriptors import private_descriptor
 
 __all__ = ["acquire", "arm", "release"]
 

@@ -12,7 +12,8 @@ import os
 import time
 
 from ..errors import TicketError
-from ..shm.doorbell import Doorbell, private_descriptor
+from ..shm.descriptors import forget_private, private_descriptor
+from ..shm.doorbell import Doorbell
 from ..shm.layout import HostWord, StatusWord
 from ..shm.mapping import MappedSegment
 from ..stage import Stage
@@ -143,6 +144,7 @@ def _forget_in_child() -> None:
     if tracing is None:
         return
     _attached = None
+    forget_private()
     faulthandler.unregister(STACKS_SIGNAL)
     try:
         if tracing.had_faulthandler:
