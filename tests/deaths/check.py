@@ -5,67 +5,73 @@ A normal end leaves no post-mortem: there the handle has to tell the same.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import tempfile
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import roam
-from roam.exit import CellExit, ExitKind
+from roam.exit import CellExit, Confidence, ExitKind
 from roam.postmortem import PostMortem
 from roam.postmortem.stacks import CrashSite
 from roam.tracing.peer import OpenSpan
 from roam.tracing.records import Record
 from tests.support import wait_until
 
-from . import targets
-from .targets import DEATHS, LAST_WORDS, RECORD_COUNT, Death
+from .cell import LAST_WORDS, RECORD_COUNT, die
+from .death import Death
+from .planted import DEATHS, Planted
+from .watch import Watch
 
-__all__ = ["METHODS", "Outcome", "Row", "begin", "conclude", "provoke", "run_row"]
+__all__ = ["METHODS", "Ended", "Outcome", "end", "examine", "run", "without_standard_error"]
 
 METHODS = ("forkserver", "spawn", "fork")
 PATIENCE_S = 60.0
 
 
+@contextlib.contextmanager
+def without_standard_error() -> Iterator[None]:
+    """What the dying cells print is in their dumps; here it would stand between the lines of a table."""
+    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)
+
+
+@dataclass
+class Ended:
+    """A cell that is dead, or never was."""
+
+    planted: Planted
+    cell: roam.Cell | None = None
+    refused: Exception | None = None
+    """Why there is no cell."""
+    to_dump_ms: float | None = None
+    """From the death to the end of its conclusion, when the dump is written; None where nobody saw the death."""
+
+
 @dataclass
 class Outcome:
-    """What was right about one death. `problems` says in words what was not."""
+    """What was right about one death, None where the death leaves nothing of the kind. `problems` says in words what was
+    not."""
 
-    is_complete: bool = False
-    are_spans_named: bool = False
+    is_complete: bool | None = None
+    are_spans_named: bool | None = None
     is_stack_named: bool | None = None
-    """None where the death leaves no stack."""
     is_exit_right: bool = False
-    died_ns: int | None = None
-    """When the cell wrote its last record, on the monotonic clock."""
+    is_verdict_right: bool = False
+    is_confidently_wrong: bool = False
+    exit: CellExit | None = None
+    has_dump: bool = False
+    to_dump_ms: float | None = None
     problems: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Row:
-    """Several runs of one death under one start method."""
-
-    method: str
-    death: str
-    outcomes: list[Outcome] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
-    """Files in the directory of the dumps that no handle knew of."""
-    seconds: float = 0.0
-
-    @property
-    def problems(self) -> list[str]:
-        """Everything that went wrong, with the number of the run."""
-        return [
-            f"{self.method}, {self.death}, run {number}: {problem}"
-            for number, outcome in enumerate(self.outcomes, 1)
-            for problem in outcome.problems
-        ] + [f"{self.method}, {self.death}: {name} is left" for name in self.left]
-
-    def count(self, attribute: str) -> str:
-        """How many outcomes have it; `-` where the death leaves nothing of the kind."""
-        found = [getattr(outcome, attribute) for outcome in self.outcomes]
-        return "-" if None in found else str(sum(found))
 
 
 @dataclass
@@ -76,6 +82,7 @@ class Left:
     records: list[Record]
     open_spans: list[OpenSpan]
     stacks: str = ""
+    stderr_tail: str = ""
     crash_site: CrashSite | None = None
     damage: list[str] = field(default_factory=list)
 
@@ -85,102 +92,101 @@ class Left:
 
     @classmethod
     def of_dump(cls, found: PostMortem) -> Left:
-        return cls(found.exit, found.records, found.open_spans, found.stacks, found.crash_site, found.damage)
+        return cls(
+            found.exit,
+            found.records,
+            found.open_spans,
+            found.stacks,
+            found.stderr_tail,
+            found.crash_site,
+            found.damage,
+        )
 
 
-def run_row(method: str, death: str, run_count: int) -> Row:
-    """Run one death `run_count` times, one cell after the other, under one host."""
-    row, started = Row(method, death), time.monotonic()
+def run(method: str, name: str) -> Outcome:
+    """One death under a host of its own."""
     with (
         tempfile.TemporaryDirectory(prefix="roam-deaths-") as place,
         roam.TracingHost(dump_dir=place, forward=False) as host,
     ):
-        for _ in range(run_count):
-            cell = begin(host, method, death)
-            provoke(cell, death)
-            row.outcomes.append(conclude(cell, death))
-        row.left += [path.name for path in Path(place).iterdir()]
-    row.seconds = time.monotonic() - started
-    return row
-
-
-def begin(host: roam.TracingHost, method: str, death: str) -> roam.Cell:
-    """Start the cell that is going to die."""
-    return roam.spawn_cell(targets.die, death, host=host, start_method=method)
-
-
-def provoke(cell: roam.Cell, death: str) -> int | None:
-    """Do to the cell what this death needs, once it has said its last words. Returns when, on the monotonic clock;
-    None for a cell that dies without help."""
-    act = DEATHS[death].act
-    if act is None:
-        return None
-    last = [LAST_WORDS]
-    wait_until(
-        lambda: [record.message for record in cell.records(1)] == last or not cell.is_alive(),
-        PATIENCE_S,
-        message="the cell waits for its end",
-    )
-    now_ns = time.monotonic_ns()
-    act(cell)
-    return now_ns
-
-
-def conclude(cell: roam.Cell, death: str) -> Outcome:
-    """Wait for the end, and examine what it left. The dump is removed."""
-    ended = cell.join(PATIENCE_S)
-    if ended is None:
-        cell.kill()
-        return Outcome(problems=[f"it was not dead after {PATIENCE_S} s"])
-    if (cell.dump_path is not None) != DEATHS[death].leaves_dump:
-        return Outcome(problems=[f"{'a' if cell.dump_path else 'no'} dump; {ended}"])
-    if cell.dump_path is None:
-        return examine(Left.of_handle(cell, ended), death)
-    found = roam.postmortem.load(cell.dump_path)
-    outcome = examine(Left.of_dump(found), death)
-    if found.exit != ended:
-        outcome.problems.append(f"the handle says {ended}, the dump {found.exit}")
-    cell.dump_path.unlink()
+        own_files = set(os.listdir(host.run_dir))
+        outcome = examine(end(host, method, name))
+        if host.is_open:
+            outcome.problems += [f"{left} is left in the run" for left in set(os.listdir(host.run_dir)) - own_files]
+        outcome.problems += [f"{path.name} is left beside the dump" for path in Path(place).iterdir()]
     return outcome
 
 
-def examine(left: Left, name: str) -> Outcome:
-    """Hold what is left against the death that left it."""
-    death, outcome = DEATHS[name], Outcome()
-    found = outcome.problems
-    found += [f"damage: {text}" for text in left.damage]
+def end(host: roam.TracingHost, method: str, name: str) -> Ended:
+    """Start the cell, do to it what its death needs, and wait for its end."""
+    planted = DEATHS[name]
+    death = planted.death
+    with death.scene() as arguments:
+        try:
+            cell = roam.spawn_cell(die, name, *arguments, host=host, start_method=method, **death.options)
+        except Exception as refused:
+            return Ended(planted, refused=refused)
+        watch = Watch(cell)
+        if death.act is not None:
+            wait_until(
+                lambda: LAST_WORDS in [record.message for record in cell.records(8)] or not cell.is_alive(),
+                PATIENCE_S,
+                message="the cell waits for its end",
+            )
+            death.act(cell)
+        if cell.join(PATIENCE_S) is None:
+            cell.kill()
+            cell.join()
+        return Ended(planted, cell, to_dump_ms=watch.death_to_dump_ms())
 
+
+def examine(ended: Ended) -> Outcome:
+    """Hold what is left against the death that left it. The dump is removed."""
+    planted, cell = ended.planted, ended.cell
+    if cell is None:
+        return _examine_refusal(planted.death, ended.refused)
+    found = cell.exit
+    assert found is not None
+    outcome = Outcome(exit=found, has_dump=cell.dump_path is not None, to_dump_ms=ended.to_dump_ms)
+    left = Left.of_handle(cell, found)
+    if cell.dump_path is not None:
+        left = Left.of_dump(roam.postmortem.load(cell.dump_path))
+        cell.dump_path.unlink()
+        if left.exit != found:
+            outcome.problems.append(f"the handle says {found}, the dump {left.exit}")
+    if outcome.has_dump != planted.death.leaves_dump:
+        outcome.problems.append(f"{'a' if outcome.has_dump else 'no'} dump; {found}")
+    outcome.problems += [f"damage: {text}" for text in left.damage]
+    if planted.death.reaches_target:
+        _examine_records(left, planted, outcome)
+    _examine_exit(left, planted, outcome)
+    return outcome
+
+
+def _examine_refusal(death: Death, refused: Exception | None) -> Outcome:
+    is_right = death.is_refused and isinstance(refused, roam.SpawnFailed) and refused.stage == death.stage.label
+    problems = [] if is_right else [f"refused: {type(refused).__name__}: {refused}"]
+    return Outcome(is_exit_right=is_right, is_verdict_right=is_right, problems=problems)
+
+
+def _examine_records(left: Left, planted: Planted, outcome: Outcome) -> None:
+    """Every record up to the last, the interrupted spans, and what the cell's own processes came to."""
+    death = planted.death
     numbers = [record.fields["number"] for record in left.records if record.message == "record"]
-    said = [record for record in left.records if record.kind == "event" and record.lane != "life"]
-    has_last_words = bool(said) and said[-1].message == LAST_WORDS
-    if has_last_words:
-        outcome.died_ns = said[-1].fields["monotonic_ns"]
-    outcome.is_complete = numbers == list(range(RECORD_COUNT)) and has_last_words
+    said = [record.message for record in left.records if record.kind == "event"]
+    outcome.is_complete = numbers == list(range(RECORD_COUNT)) and LAST_WORDS in said
     if not outcome.is_complete:
-        is_sorted = numbers == sorted(numbers)
-        last = said[-1].message if said else None
-        found.append(
-            f"{len(set(numbers))} of {RECORD_COUNT} records, {'in' if is_sorted else 'not in'} order, last {last!r}"
+        order = "in" if numbers == sorted(numbers) else "not in"
+        outcome.problems.append(
+            f"{len(set(numbers))} of {RECORD_COUNT} records, {order} order, last {said[-1] if said else None!r}"
         )
-
-    expected = [("job", {"death": name}), ("step", {"number": 7})]
+    expected = [("job", {"death": planted.name}), ("step", {"number": 7})]
     spans = named_spans(left, death)
     outcome.are_spans_named = spans == expected
     if not outcome.are_spans_named:
-        found.append(f"spans {spans} instead of {expected}")
-
-    is_as, should_be = _end_of(left.exit), _end_of(death)
-    outcome.is_exit_right = is_as == should_be
-    if not outcome.is_exit_right:
-        found.append(f"exit {is_as} instead of {should_be}")
-
-    outcome.is_stack_named, missing = named_stack(left, death)
-    found += missing
-    return outcome
-
-
-def _end_of(of: CellExit | Death) -> tuple[ExitKind, int | None, int | None]:
-    return of.kind, of.code, of.signal
+        outcome.problems.append(f"spans {spans} instead of {expected}")
+    if death.after is not None:
+        outcome.problems += death.after(left.records)
 
 
 def named_spans(left: Left, death: Death) -> list[tuple[str, dict[str, object]]]:
@@ -203,21 +209,43 @@ def named_spans(left: Left, death: Death) -> list[tuple[str, dict[str, object]]]
     ]
 
 
-def named_stack(left: Left, death: Death) -> tuple[bool | None, list[str]]:
-    """Whether function and line of the end are named: the innermost ones, and those of the user's own frame."""
+def _examine_exit(left: Left, planted: Planted, outcome: Outcome) -> None:
+    """Kind, code, signal, stage, verdict, and the words and stacks that go with them."""
+    found = left.exit
+    death = planted.death.as_known(found.kind)
+    said = (found.kind.value, found.code, found.signal, found.stage.label)
+    expected = (death.kind.value, death.code, death.signal, death.stage.label)
+    outcome.is_exit_right = said == expected
+    if not outcome.is_exit_right:
+        outcome.problems.append(f"exit {said} instead of {expected}")
+    outcome.is_verdict_right = death.allows(found.verdict)
+    if not outcome.is_verdict_right:
+        outcome.is_confidently_wrong = found.confidence is not Confidence.UNKNOWN
+        sure = f"{found.confidence}, by {'; '.join(found.evidence)}"
+        outcome.problems.append(f"verdict {found.verdict!r} ({sure}) instead of {death.verdict!r}")
+    if death.raises and death.kind in (ExitKind.RAISED, ExitKind.START_FAILED):
+        raised = found.exception.type if found.exception is not None else None
+        if raised != death.raises:
+            outcome.problems.append(f"exception {raised} instead of {death.raises}")
+    if death.stderr not in left.stderr_tail:
+        outcome.problems.append(f"standard error {left.stderr_tail[-200:]!r} without {death.stderr!r}")
+    if planted.line is not None:
+        missing = _missing_stack(left, planted)
+        outcome.is_stack_named = not missing
+        outcome.problems += missing
+
+
+def _missing_stack(left: Left, planted: Planted) -> list[str]:
+    """What a traceback or a stack does not say of where it happened: file and line, and the innermost function."""
     missing = []
-    place = rf'File "{re.escape(targets.__file__)}", line {death.line},? in {death.function}\b'
-    if death.kind is ExitKind.RAISED and death.unwound_by:
-        exception = left.exit.exception
-        text = exception.traceback if exception is not None else ""
-        if exception is None or exception.type != death.unwound_by:
-            missing.append(f"exception {exception} instead of {death.unwound_by}")
-    elif death.crash_function is not None:
-        text, site = left.stacks, left.crash_site
-        if site is None or site.function != death.crash_function or not site.line:
-            missing.append(f"crash site {site} instead of {death.crash_function}")
-    else:
-        return None, []
+    text, death = left.stacks, planted.death
+    if left.exit.exception is not None:
+        text = left.exit.exception.traceback
+    elif death.kind is ExitKind.SIGNALED and death.innermost is not None:
+        site = left.crash_site
+        if site is None or site.function != death.innermost or not site.line:
+            missing.append(f"crash site {site} instead of {death.innermost}")
+    place = rf'File "{re.escape(planted.path)}", line {planted.line},? in '
     if not re.search(place, text):
         missing.append(f"no {place} in {text!r}")
-    return not missing, missing
+    return missing

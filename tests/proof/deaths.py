@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import random
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 
 import roam
 from roam.exit import ExitKind
-from tests.deaths.__main__ import without_standard_error
-from tests.deaths.check import PATIENCE_S, Outcome, begin, conclude, provoke
-from tests.deaths.targets import DEATHS
+from tests.deaths.check import Ended, Outcome, end, examine, without_standard_error
+from tests.deaths.planted import DEATHS
 
 from .goal import Case, Goal, Tally, expect, quantile
 
@@ -28,17 +25,7 @@ SPAWN_SHARE = 0.15
 die at a time are started by two threads, and what a thread forks may be born with another's lock held."""
 TO_THE_DUMP = "death to dump, ms"
 
-Planned = tuple[str, str]
-"""A death and its start method."""
-
-
-@dataclass
-class _Ended:
-    """A cell that is dead, and when it died and was known to be dead, on the monotonic clock."""
-
-    cell: roam.Cell
-    provoked_ns: int | None
-    known_ns: int
+KINDS = [name for name, planted in DEATHS.items() if planted.death.is_for_company]
 
 
 # r[verify spawn.concluded]
@@ -49,19 +36,19 @@ class Deaths(Goal):
     name = "deaths"
     unit = "deaths"
     promise = (
-        f"{len(DEATHS)} kinds, two at a time: exit kind, code or signal, every record up to the last, spans and stack "
-        "right every time; a dump exactly where one is due; nothing left behind"
+        f"{len(KINDS)} kinds, two at a time: exit kind, code or signal, verdict, every record up to the last, spans and "
+        "stack right every time; a dump exactly where one is due; nothing left behind"
     )
     covers = ("dumps", *(kind.value for kind in ExitKind if kind not in (ExitKind.LOST, ExitKind.START_FAILED)))
     is_exact = False
 
     def cases(self, *, small: bool, seed: int) -> Iterator[Case]:
-        """500 deaths; 30 in the small form, every kind among them."""
+        """500 deaths; in the small form one of every kind."""
         source = random.Random(seed)
-        planned: list[Planned] = []
-        for _ in range(3 if small else 50):
+        planned: list[tuple[str, str]] = []
+        for _ in range(-(-len(KINDS) // DEATHS_OF_A_CASE) if small else 50):
             while len(planned) < DEATHS_OF_A_CASE:
-                kinds = list(DEATHS)
+                kinds = list(KINDS)
                 source.shuffle(kinds)
                 planned += [(kind, "spawn" if source.random() < SPAWN_SHARE else "forkserver") for kind in kinds]
             yield {"deaths": [list(pair) for pair in planned[:DEATHS_OF_A_CASE]]}
@@ -82,7 +69,7 @@ class Deaths(Goal):
                 # Both are dead before one is examined: loading a dump would take the interpreter from the other.
                 ended = list(pool.map(partial(_end, host), pair))
                 for one, (death, method) in zip(ended, pair, strict=True):
-                    problems = _note(one, conclude(one.cell, death), tally)
+                    problems = _note(examine(one), tally)
                     expect(not problems, f"{death}, {method}: {problems}", deaths=[list(planned) for planned in pair])
             left = sorted(os.listdir(place))
             expect(not left, f"files beside the dumps: {left}")
@@ -93,29 +80,25 @@ class Deaths(Goal):
         """What the table says."""
         values = tally.samples[TO_THE_DUMP]
         return (
-            f"{tally.counts['dumps']:,} dumps, from the last record of the cell to the dump: "
+            f"{tally.counts['dumps']:,} dumps, from the death of the process to the dump: "
             f"median {quantile(values, 0.5):.1f} ms, p99 {quantile(values, 0.99):.1f} ms, "
             f"most {quantile(values, 1.0):.1f} ms; {super().figures(tally).partition(', ')[2]}"
         )
 
 
-def _end(host: roam.TracingHost, planned: Planned) -> _Ended:
+def _end(host: roam.TracingHost, planned: tuple[str, str]) -> Ended:
     death, method = planned
-    cell = begin(host, method, death)
-    provoked_ns = provoke(cell, death)
-    # A cell that hangs is for `conclude` to find.
-    cell.join(PATIENCE_S)
-    return _Ended(cell, provoked_ns, time.monotonic_ns())
+    return end(host, method, death)
 
 
-def _note(one: _Ended, outcome: Outcome, tally: Tally) -> str:
+def _note(outcome: Outcome, tally: Tally) -> str:
     """Count a death, and say what was wrong with it."""
-    ended = one.cell.exit
-    if outcome.problems or ended is None or outcome.died_ns is None:
+    if outcome.problems or outcome.exit is None:
         return "; ".join(outcome.problems) or "no end"
     tally.counts["deaths"] += 1
-    tally.counts[ended.kind.value] += 1
-    if one.cell.dump_path is not None:
+    tally.counts[outcome.exit.kind.value] += 1
+    if outcome.has_dump:
         tally.counts["dumps"] += 1
-        tally.samples[TO_THE_DUMP].append((one.known_ns - (one.provoked_ns or outcome.died_ns)) / 1e6)
+        if outcome.to_dump_ms is not None:
+            tally.samples[TO_THE_DUMP].append(outcome.to_dump_ms)
     return ""

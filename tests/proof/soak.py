@@ -16,7 +16,7 @@ import roam
 from roam.exit import ExitKind
 from roam.shm.layout import SegmentConfig
 from roam.tracing.peers import DEAD_KEPT
-from tests.deaths.__main__ import without_standard_error
+from tests.deaths.check import without_standard_error
 from tests.session import RUN_ROOT
 from tests.support import Inventory, descriptor_targets, session_processes, wait_until
 

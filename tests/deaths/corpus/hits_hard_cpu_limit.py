@@ -1,0 +1,17 @@
+"""SIGKILL at the hard limit of processor time."""
+
+from __future__ import annotations
+
+import resource
+import signal
+
+from roam.exit import ExitKind
+from tests.deaths.death import Death
+
+DEATH = Death(ExitKind.SIGNALED, "processor time limit", signal=signal.SIGKILL)
+
+
+def plant() -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (1, 1))
+    while True:
+        pass

@@ -1,0 +1,14 @@
+"""os._exit(1), the code of an exception."""
+
+from __future__ import annotations
+
+import os
+
+from roam.exit import ExitKind
+from tests.deaths.death import Death
+
+DEATH = Death(ExitKind.EXITED, "os._exit", code=1)
+
+
+def plant() -> None:
+    os._exit(1)

@@ -1,0 +1,25 @@
+"""Recursion through C in another thread, until its stack is full."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+from roam.exit import ExitKind
+from tests.deaths.death import Death
+from tests.deaths.tools import SMALL_STACK_BYTES
+
+DEATH = Death(
+    ExitKind.SIGNALED, "stack overflow", signal=signal.SIGSEGV, also=("Segmentation fault",), innermost="fall"
+)
+
+
+def plant() -> None:
+    threading.stack_size(SMALL_STACK_BYTES)
+    thread = threading.Thread(target=fall)
+    thread.start()
+    thread.join()
+
+
+def fall(*_: object) -> None:
+    next(map(fall, [None]))  # dies here

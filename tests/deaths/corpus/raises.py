@@ -1,0 +1,12 @@
+"""An exception leaves the target."""
+
+from __future__ import annotations
+
+from roam.exit import ExitKind
+from tests.deaths.death import Death, Mishap
+
+DEATH = Death(ExitKind.RAISED, "exception", code=1, raises="tests.deaths.death.Mishap")
+
+
+def plant() -> None:
+    raise Mishap("a step went wrong")  # dies here

@@ -1,0 +1,13 @@
+"""The target returns a value."""
+
+from __future__ import annotations
+
+from roam.exit import ExitKind
+from roam.stage import Stage
+from tests.deaths.death import Death
+
+DEATH = Death(ExitKind.RETURNED, "returned", code=0, stage=Stage.EXIT)
+
+
+def plant() -> str:
+    return "done"

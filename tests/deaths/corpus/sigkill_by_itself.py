@@ -1,0 +1,15 @@
+"""SIGKILL, sent to itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from roam.exit import ExitKind
+from tests.deaths.death import Death
+
+DEATH = Death(ExitKind.SIGNALED, "unknown", signal=signal.SIGKILL)
+
+
+def plant() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
