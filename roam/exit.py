@@ -83,9 +83,10 @@ class CellExit:
 
     @property
     def is_normal(self) -> bool:
-        """True for returned, exit code 0 and stopped: the ends that leave no post-mortem."""
+        """True for returned, `sys.exit(0)` and stopped: the ends that leave no post-mortem. An exit with code 0 in the
+        middle of things, as by `os._exit`, is none of them."""
         if self.kind is ExitKind.EXITED:
-            return self.code == 0
+            return self.code == 0 and self.stage is Stage.EXIT
         return self.kind in (ExitKind.RETURNED, ExitKind.STOPPED)
 
     @property

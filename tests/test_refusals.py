@@ -17,6 +17,7 @@ from roam.tracing.host import TracingHost
 from tests.cells import add
 from tests.hosting import arrived, in_process, messages
 from tests.proof.faults import EVERY, Fault, Faults
+from tests.proof.lives import stop_fork_server
 
 WAIT_S = 30.0
 
@@ -61,13 +62,16 @@ def test_a_host_that_is_refused_something_says_so(site):
         ("forkserver", "spawn.lifeline.acquire os.pipe"),
         ("forkserver", "spawn.stdio.create os.open"),
         ("forkserver", "spawn.stdio._Tee.add os.eventfd"),
-        ("forkserver", "spawn.launch._ask_server os.pidfd_open"),
+        ("forkserver", "spawn.forkserver.ForkServer._start os.pidfd_open"),
+        ("forkserver", "spawn.forkserver.ForkServer.fork socket.socketpair"),
         ("spawn", "spawn.launch._pidfd_of_child os.pidfd_open"),
         ("fork", "spawn.launch._pidfd_of_child os.pidfd_open"),
     ],
 )
 def test_a_start_that_is_refused_something_has_failed(method, site, capfd):
     """As `SpawnFailed`, whatever call it was; there is no process that nobody watches, and the next cell starts."""
+    if "_start" in site:
+        stop_fork_server()
     with TracingHost(forward=False) as host:
         with Faults(Fault(site, 1, "EMFILE")) as faults, pytest.raises(SpawnFailed, match="Too many open files"):
             roam.spawn_cell(add, 20, 22, host=host, start_method=method)

@@ -17,6 +17,7 @@ from ..exit import Confidence, ExitKind, signal_name
 from ..postmortem.stacks import FRAMES_SHOWN, fatal_error, frame_count
 from ..stage import ExceptionText
 from ..tracing.peer import Remains
+from . import answer
 from .facts import Corpse
 from .ladder import Interference
 from .memory import MemoryKill
@@ -35,6 +36,8 @@ _FAULTS = {
 }
 """What `faulthandler` calls the signals that it handles."""
 
+_NEAR = 0.9
+"""The kernel compares the limit with a count of clock ticks, which runs ahead of the exact time."""
 _LAST_LINES_BYTES = 16 << 10
 _LONGEST_QUOTE = 300
 _PYTHON_FATAL = re.compile(rb"^Fatal Python error: (.*)$", re.MULTILINE)
@@ -64,6 +67,8 @@ class Case:
     code: int | None
     exception: ExceptionText | None
     cpu_s: float | None
+    outcome: int | None
+    """Of the cell's answer, see `answer`; None where there is none."""
     remains: Remains
     corpse: Corpse
     did: Interference
@@ -99,15 +104,20 @@ def _returned(case: Case) -> Verdict | None:
 
 def _by_limit(case: Case) -> Verdict | None:
     soft, hard = case.corpse.limits.get("cpu_s", (None, None))
-    if case.signal == signals.SIGXCPU:
-        return Verdict("processor time limit", _CERTAIN, ("SIGXCPU", f"RLIMIT_CPU was {soft} s"))
-    if case.signal == signals.SIGKILL and hard is not None and case.cpu_s is not None and case.cpu_s >= hard:
+    if case.signal == signals.SIGXCPU and soft is not None and _has_used(case, soft - 1):
+        # The kernel adds a second with each signal.
+        return Verdict("processor time limit", _LIKELY, ("SIGXCPU", f"RLIMIT_CPU was {soft - 1} s"))
+    if case.signal == signals.SIGKILL and _has_used(case, hard):
         used = f"it had used {case.cpu_s:.2f} s of processor time, and the hard limit was {hard} s"
         return Verdict("processor time limit", _LIKELY, ("SIGKILL", used))
-    if case.signal == signals.SIGXFSZ:
-        size = case.corpse.limits.get("file_bytes", (None, None))[0]
-        return Verdict("file size limit", _CERTAIN, ("SIGXFSZ", f"RLIMIT_FSIZE was {size} bytes"))
+    size = case.corpse.limits.get("file_bytes", (None, None))[0]
+    if case.signal == signals.SIGXFSZ and size is not None:
+        return Verdict("file size limit", _LIKELY, ("SIGXFSZ", f"RLIMIT_FSIZE was {size} bytes"))
     return None
+
+
+def _has_used(case: Case, limit_s: int | None) -> bool:
+    return limit_s is not None and case.cpu_s is not None and case.cpu_s >= _NEAR * limit_s
 
 
 def _for_memory(case: Case) -> Verdict | None:
@@ -219,9 +229,19 @@ def _by_exception(case: Case) -> Verdict | None:
     return Verdict("exception", _CERTAIN, (case.exception.type,))
 
 
+def _lost(case: Case) -> Verdict | None:
+    if case.kind is not ExitKind.LOST:
+        return None
+    return Verdict(
+        "lost", _UNKNOWN, ("its exit status went to a parent that is gone, and the kernel does not tell it",)
+    )
+
+
 def _by_exit_code(case: Case) -> Verdict | None:
     if case.kind is not ExitKind.EXITED:
         return None
+    if case.outcome == answer.EXITED:
+        return Verdict("sys.exit", _CERTAIN, (f"exit code {case.code}",))
     return Verdict("exited by itself", _CERTAIN, (f"exit code {case.code}",))
 
 
@@ -246,5 +266,6 @@ _RULES = (
     _by_fault,
     _by_signal,
     _by_exception,
+    _lost,
     _by_exit_code,
 )

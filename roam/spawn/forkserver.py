@@ -93,7 +93,7 @@ class ForkServer:
 
     def _send(self, message: bytes, fds: list[int], deadline: float) -> None:
         with self._lock:
-            self._ensure_running()
+            self._start_if_dead()
             control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, self._control_fd)
             try:
                 if not _wait(control, select.POLLOUT, deadline):
@@ -104,7 +104,12 @@ class ForkServer:
             finally:
                 control.detach()
 
-    def _ensure_running(self) -> None:
+    def ensure_running(self) -> None:
+        """Start the server if it is not running. Raises OSError if it cannot be started."""
+        with self._lock:
+            self._start_if_dead()
+
+    def _start_if_dead(self) -> None:
         if self._control_fd >= 0:
             if not _wait(self._pidfd, select.POLLIN, 0):
                 return
@@ -126,21 +131,21 @@ class ForkServer:
         from multiprocess import spawn, util
 
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with its:
-            try:
-                command = _COMMAND.format(path=[entry or os.getcwd() for entry in sys.path], control=its.fileno())
-                child = subprocess.Popen(
-                    [os.fsdecode(spawn.get_executable()), *util._args_from_interpreter_flags(), "-c", command],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=[its.fileno()],
-                    # Ctrl-C at the terminal is not for it.
-                    process_group=0,
-                )
-                child.returncode = 0  # left as it is, this object would reap it
-                self._pidfd = os.pidfd_open(child.pid)
-            except BaseException:
-                mine.close()
-                raise
+        with its, contextlib.ExitStack() as undo:
+            undo.callback(mine.close)
+            command = _COMMAND.format(path=[entry or os.getcwd() for entry in sys.path], control=its.fileno())
+            child = subprocess.Popen(
+                [os.fsdecode(spawn.get_executable()), *util._args_from_interpreter_flags(), "-c", command],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[its.fileno()],
+                # Ctrl-C at the terminal is not for it.
+                process_group=0,
+            )
+            undo.callback(child.wait)
+            undo.callback(child.kill)
+            self._pidfd = os.pidfd_open(child.pid)
+            undo.pop_all()
+        child.returncode = 0  # left as it is, this object would reap it
         self._control_fd, self._pid = mine.detach(), child.pid
 
     def after_fork_in_child(self) -> None:

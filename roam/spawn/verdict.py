@@ -49,6 +49,7 @@ def judge(
             code=code,
             exception=exception,
             cpu_s=cpu_s,
+            outcome=found.outcome if found is not None else None,
             remains=remains,
             corpse=corpse,
             did=did,
@@ -59,7 +60,8 @@ def judge(
         kind=kind,
         code=code,
         signal=signal,
-        stage=remains.stage,
+        # A process that said goodbye and ended well has come to its end, wherever it was started.
+        stage=Stage.EXIT if remains.said_goodbye and code == 0 else remains.stage,
         exception=exception,
         started_ns=did.started_ns,
         ended_ns=remains.died_ns,

@@ -74,7 +74,8 @@ class Death:
     @property
     def leaves_dump(self) -> bool:
         """False for a normal end: there the handle alone has to tell."""
-        return not (self.kind in (ExitKind.RETURNED, ExitKind.STOPPED) or self.code == 0)
+        is_normal = self.kind in (ExitKind.RETURNED, ExitKind.STOPPED)
+        return not is_normal and not (self.code == 0 and self.stage is Stage.EXIT)
 
     @property
     def reaches_target(self) -> bool:

@@ -73,7 +73,17 @@ _INFALLIBLE = frozenset(
 _NAMES = frozenset(" ".join(_INFALLIBLE).split())
 
 _BETWEEN = frozenset(
-    {"pathlib", "contextlib", "genericpath", "posixpath", "os", "subprocess", "shutil", "roam.shm.descriptors"}
+    {
+        "pathlib",
+        "contextlib",
+        "genericpath",
+        "posixpath",
+        "os",
+        "socket",
+        "subprocess",
+        "shutil",
+        "roam.shm.descriptors",
+    }
 )
 """Modules through which roam makes calls: what they call, the code of roam does that called them."""
 
