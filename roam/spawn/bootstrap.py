@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Entry", "live", "main"]
 
 _FAILED = 1
-_TRACEBACK_LIMIT_BYTES = 64 << 10
 
 
 def main(*values: object) -> NoReturn:
@@ -127,10 +126,8 @@ def _work(tracing: CellTracing, parcel_fd: int, prepare: Callable[[], _Call]) ->
     try:
         call = prepare()
     except BaseException as error:
-        _trim(error)
-        tracing.failure(error)
-        _print(error)
-        return _FAILED
+        # r[impl spawn.exception] Told, and not sent: of what failed to start nothing is loaded in the host.
+        return _failed(tracing, parcel_fd, error, None, main_is_importable=True)
     tracing.enter_stage(Stage.RUN)
     try:
         value = call.target(*call.args, **call.kwargs)
@@ -226,14 +223,21 @@ def _returned(tracing: CellTracing, fd: int, call: _Call, value: object) -> int:
 
 
 def _raised(tracing: CellTracing, fd: int, call: _Call, error: BaseException) -> int:
-    from ..tracing.exceptions import describe_exception
+    return _failed(tracing, fd, error, error, main_is_importable=call.main_is_importable)
+
+
+def _failed(
+    tracing: CellTracing, fd: int, error: BaseException, sent: BaseException | None, *, main_is_importable: bool
+) -> int:
+    """Tell of the exception that ends this stage, and send one to be raised by `result`."""
+    from ..tracing.dissection import dissect_exception
 
     _trim(error)
     tracing.failure(error)
     _print(error)
-    text = describe_exception(error, _TRACEBACK_LIMIT_BYTES)
+    text = dissect_exception(error)
     os.ftruncate(fd, 0)
-    tracing.result_length(answer.write(fd, answer.RAISED, error, text, main_is_importable=call.main_is_importable))
+    tracing.result_length(answer.write(fd, answer.RAISED, sent, text, main_is_importable=main_is_importable))
     return _FAILED
 
 
