@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..stage import Stage
 from ..ticket import SpawnTicket
+from ..tracing import last_words
 from ..tracing.cell import attach
 from . import answer, current, kin, lifeline, main_module, parcel, streams, surroundings
 from .handover import ABSENT, GIVEN_UP, GO, Handover
@@ -97,7 +98,7 @@ def live(handover: Handover, head: dict[str, Any] | None = None, call: tuple[Any
         _print(error)
     finally:
         streams.flush()
-        os._exit(code & 0xFF)
+        last_words.leave(code & 0xFF)
     raise AssertionError
 
 
@@ -198,7 +199,7 @@ def _wait_at_gate(gate_fd: int, guard_fd: int) -> None:
     except BlockingIOError:
         word = GIVEN_UP
     if word != GO:
-        os._exit(_FAILED)
+        last_words.leave(_FAILED)
     os.close(gate_fd)
 
 
@@ -246,11 +247,12 @@ def _exited(tracing: CellTracing, fd: int, error: SystemExit) -> int:
     if code is None or code == 0:
         tracing.result_length(answer.write(fd, answer.EXITED, None, None, main_is_importable=True))
         return 0
-    if isinstance(code, int):
-        return code & 0xFF or _FAILED
-    if sys.stderr is not None:
+    _trim(error)
+    status = (code & 0xFF or _FAILED) if isinstance(code, int) else _FAILED
+    last_words.note_sys_exit(error, status)
+    if not isinstance(code, int) and sys.stderr is not None:
         sys.stderr.write(f"{code}\n")
-    return _FAILED
+    return status
 
 
 def _finish(tracing: CellTracing) -> None:
