@@ -63,7 +63,7 @@ class CellExit:
     stage: Stage = Stage.EXEC
     """The last stage the cell said it had entered."""
     exception: ExceptionText | None = None
-    """The exception that left the target or the start-up, if there was one."""
+    """The exception that left the target or the start-up, if there was one, with all that hangs on it."""
     started_ns: int
     ended_ns: int
     cpu_s: float | None = None

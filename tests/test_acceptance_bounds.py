@@ -102,7 +102,7 @@ def test_records_cost_no_system_calls_and_no_thread(method, host):
 # r[verify trace.peer.attributed]
 def test_short_lives_are_all_attributed(host):
     """500 cells that log once and leave by `os._exit(0)`: 500 records, each with the right peer."""
-    with host.subscribe("info", capacity=1_000) as records:
+    with host.subscribe("app", capacity=1_000) as records:
         everybody = []
         for first in range(0, 500, 20):
             started = [

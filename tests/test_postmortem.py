@@ -475,7 +475,7 @@ def test_nothing_from_the_cell_reaches_the_terminal(one, other, third):
             make_exit(
                 verdict=one,
                 evidence=(other,),
-                exception=ExceptionText(one, other, third),
+                exception=ExceptionText(one[:40], other, third),
                 signal=None,
                 kind=ExitKind.RAISED,
             ),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ..stage import ExceptionText
 from ..tracing.records import Record, SpanClose
 from .escape import escape_json
 from .plain import plain
@@ -57,9 +58,20 @@ def document(pm: PostMortem, *, last: int | None = None) -> dict[str, Any]:
     found["exit"] |= {
         "stage": pm.exit.stage.label,
         "description": plain(pm.exit.describe()),
-        "exception": None if exception is None else plain(exception._asdict()),
+        "exception": None if exception is None else plain(_parts(exception)),
     }
     return found
+
+
+def _parts(exception: ExceptionText) -> dict[str, Any]:
+    """An exception with all that hangs on it, by name. Its depth is bounded wherever one is read."""
+    cause, context = exception.cause, exception.context
+    return exception._asdict() | {
+        "frames": [frame._asdict() for frame in exception.frames],
+        "cause": None if cause is None else _parts(cause),
+        "context": None if context is None else _parts(context),
+        "members": [_parts(member) for member in exception.members],
+    }
 
 
 def _record(record: Record) -> dict[str, Any]:
@@ -78,7 +90,7 @@ def _record(record: Record) -> dict[str, Any]:
         "parent_id": record.parent_id,
         "trace_id": record.trace_id,
         "duration_ns": record.duration_ns if isinstance(record, SpanClose) else None,
-        "exception": None if exception is None else exception._asdict(),
+        "exception": None if exception is None else dict(zip(exception._fields[:3], exception, strict=False)),
         "flags": record.flags,
         "cuts": record.cuts,
     }

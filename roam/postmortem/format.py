@@ -52,6 +52,7 @@ from ..exit import CellExit
 from ..shm.layout import LANES
 from ..shm.reader import Chunk, page_records
 from ..stage import Stage
+from ..tracing.dissection import check_bounds
 from ..tracing.peer import OpenSpan, Remains
 from ..tracing.records import Lost, Peer
 from ..tracing.statistics import PeerStatistics
@@ -310,7 +311,10 @@ def _take(parts: _Parts, name: str, at: int, body: bytes, is_sound: bool, damage
         parts.values[name] = body
     elif name in _TYPES:
         try:
-            parts.values[name] = msgspec.msgpack.decode(body, type=_TYPES[name])
+            value = msgspec.msgpack.decode(body, type=_TYPES[name])
+            if name == "meta" and value.exit.exception is not None:
+                check_bounds(value.exit.exception)
+            parts.values[name] = value
         except Exception as error:
             # msgspec raises more than its own errors for bytes that nobody meant it to see.
             damage.append(f"section {name} at {at} does not decode: {error}")

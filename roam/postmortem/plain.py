@@ -10,7 +10,8 @@ import msgspec
 
 __all__ = ["plain"]
 
-_DEEPEST = 20
+_DEEPEST = 32
+"""Deeper than the deepest exception that a cell may describe."""
 _REPR_CHARACTERS = 1000
 
 

@@ -171,7 +171,8 @@ class _Report:
             yield "none"
 
     def exception_lines(self, exception: ExceptionText) -> Iterator[str]:
-        if exception.traceback and exception == self.pm.exit.exception:
+        ending = self.pm.exit.exception
+        if exception.traceback and ending is not None and exception[:3] == ending[:3]:
             yield self.paint(_DIM, "(the traceback stands at the end)")
         else:
             yield from self.block(exception.traceback or _one_line(exception))
@@ -236,5 +237,5 @@ class _Report:
         yield self.paint(_RED, f"verdict: {escape(exit.verdict)}")
 
 
-def _one_line(exception: Sequence[str]) -> str:
-    return f"{exception[0]}: {exception[1]}"
+def _one_line(exception: ExceptionText) -> str:
+    return f"{exception.type}: {exception.message}"

@@ -1,7 +1,7 @@
 """The cell's answer: how its target ended, and what it returned or raised.
 
 An answer is `outcome u8 | pickler u8 | pad | text length u64 | text | body`. The text, JSON of an `ExceptionText`,
- is for people and for the post-mortem; the body is a pickle that is loaded only in the thread that
+is for people and for the post-mortem; the body is a pickle that is loaded only in the thread that
 asks for the result.
 """
 
@@ -22,7 +22,8 @@ RETURNED, RAISED, EXITED = 1, 2, 3
 """Outcomes. `EXITED` is SystemExit with 0 or None: a normal end without a value."""
 
 _PREFIX = struct.Struct("<BB6xQ")
-_TEXT_LIMIT_BYTES = 4 << 20
+_TEXT_LIMIT_BYTES = 16 << 20
+"""More than the largest exception that `dissect_exception` makes takes as JSON."""
 _NO_BODY = 255
 _SETTLED_BYTES = 64 << 10
 
@@ -71,9 +72,9 @@ def _dump(value: object, file: IO[bytes], *, main_is_importable: bool) -> int:
 def _pack_text(text: ExceptionText | None) -> bytes:
     if text is None:
         return b""
-    import json
+    import msgspec
 
-    return json.dumps(list(text)).encode()
+    return msgspec.json.encode(text)
 
 
 class Answer:
@@ -150,10 +151,14 @@ def _read(fd: int, length: int) -> Answer | None:
 def _unpack_text(packed: bytes) -> ExceptionText | None:
     if not packed:
         return None
-    import json
+    import msgspec
+
+    from ..tracing.dissection import check_bounds
 
     try:
-        kind, message, traceback = json.loads(packed)
-    except ValueError:
+        text = msgspec.json.decode(packed, type=ExceptionText)
+        check_bounds(text)
+    except Exception:
+        # msgspec raises more than its own errors for bytes that nobody meant it to see.
         return None
-    return ExceptionText(str(kind), str(message), str(traceback))
+    return text

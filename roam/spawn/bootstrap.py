@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..stage import Stage
 from ..ticket import SpawnTicket
+from ..tracing import last_words
 from ..tracing.cell import attach
 from . import answer, current, kin, lifeline, main_module, parcel, streams, surroundings
 from .handover import Handover
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["live", "main"]
 
 _FAILED = 1
-_TRACEBACK_LIMIT_BYTES = 64 << 10
 
 
 def main(*values: object) -> NoReturn:
@@ -78,7 +78,7 @@ def live(handover: Handover, head: dict[str, Any] | None = None, call: tuple[Any
         _print(error)
     finally:
         streams.flush()
-        os._exit(code & 0xFF)
+        last_words.leave(code & 0xFF)
     raise AssertionError
 
 
@@ -123,10 +123,8 @@ def _work(tracing: CellTracing, parcel_fd: int, prepare: Callable[[], _Call]) ->
     try:
         call = prepare()
     except BaseException as error:
-        _trim(error)
-        tracing.failure(error)
-        _print(error)
-        return _FAILED
+        # r[impl spawn.exception] Told, and not sent: of what failed to start nothing is loaded in the host.
+        return _failed(tracing, parcel_fd, error, None, main_is_importable=True)
     tracing.enter_stage(Stage.RUN)
     try:
         value = call.target(*call.args, **call.kwargs)
@@ -202,14 +200,21 @@ def _returned(tracing: CellTracing, fd: int, call: _Call, value: object) -> int:
 
 
 def _raised(tracing: CellTracing, fd: int, call: _Call, error: BaseException) -> int:
-    from ..tracing.exceptions import describe_exception
+    return _failed(tracing, fd, error, error, main_is_importable=call.main_is_importable)
+
+
+def _failed(
+    tracing: CellTracing, fd: int, error: BaseException, sent: BaseException | None, *, main_is_importable: bool
+) -> int:
+    """Tell of the exception that ends this stage, and send one to be raised by `result`."""
+    from ..tracing.dissection import dissect_exception
 
     _trim(error)
     tracing.failure(error)
     _print(error)
-    text = describe_exception(error, _TRACEBACK_LIMIT_BYTES)
+    text = dissect_exception(error)
     os.ftruncate(fd, 0)
-    tracing.result_length(answer.write(fd, answer.RAISED, error, text, main_is_importable=call.main_is_importable))
+    tracing.result_length(answer.write(fd, answer.RAISED, sent, text, main_is_importable=main_is_importable))
     return _FAILED
 
 
@@ -218,11 +223,12 @@ def _exited(tracing: CellTracing, fd: int, error: SystemExit) -> int:
     if code is None or code == 0:
         tracing.result_length(answer.write(fd, answer.EXITED, None, None, main_is_importable=True))
         return 0
-    if isinstance(code, int):
-        return code & 0xFF or _FAILED
-    if sys.stderr is not None:
+    _trim(error)
+    status = (code & 0xFF or _FAILED) if isinstance(code, int) else _FAILED
+    last_words.note_sys_exit(error, status)
+    if not isinstance(code, int) and sys.stderr is not None:
         sys.stderr.write(f"{code}\n")
-    return _FAILED
+    return status
 
 
 def _finish(tracing: CellTracing) -> None:

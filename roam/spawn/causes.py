@@ -20,6 +20,7 @@ from ..tracing.peer import Remains
 from . import answer
 from .facts import Corpse
 from .ladder import Interference
+from .last_words import LastWord
 from .memory import MemoryKill
 
 __all__ = ["Case", "Verdict", "conclude"]
@@ -69,6 +70,7 @@ class Case:
     cpu_s: float | None
     outcome: int | None
     """Of the cell's answer, see `answer`; None where there is none."""
+    last_word: LastWord | None
     remains: Remains
     corpse: Corpse
     did: Interference
@@ -220,6 +222,8 @@ def _by_signal(case: Case) -> Verdict | None:
     if fault is None or case.signal is None:
         return None
     why = "no stacks were written: a thread had no stack left, or the program took the handler or its file away"
+    if case.last_word is not None and case.last_word.program:
+        why = f"it had become {case.last_word.program} before"
     return Verdict(fault, _LIKELY, (signal_name(case.signal), why))
 
 
@@ -242,6 +246,11 @@ def _by_exit_code(case: Case) -> Verdict | None:
         return None
     if case.outcome == answer.EXITED:
         return Verdict("sys.exit", _CERTAIN, (f"exit code {case.code}",))
+    word = case.last_word
+    if word is not None and word.code in (None, case.code):
+        program = f"it became {word.program}" if word.program else f"it said so before: {word.kind}({word.code})"
+        where = (f"called at {word.where}",) if word.where else ()
+        return Verdict(word.kind, _CERTAIN, (f"exit code {case.code}", program, *where))
     return Verdict("exited by itself", _CERTAIN, (f"exit code {case.code}",))
 
 

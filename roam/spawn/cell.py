@@ -218,7 +218,8 @@ class Cell:
 
     def _load_outcome(self) -> tuple[bool, Any]:
         found = self._answer
-        if found is None:
+        assert self._exit is not None
+        if found is None or self._exit.kind is ExitKind.START_FAILED:
             return False, self._death()
         if found.outcome == answer.EXITED:
             return True, None

@@ -8,7 +8,7 @@ from ..exit import CellExit, Confidence, ExitKind
 from ..stage import ExceptionText, Stage
 from ..tracing.peer import Remains
 from ..tracing.records import Event
-from . import answer
+from . import answer, last_words
 from .activity import Activity
 from .causes import Case, conclude
 from .facts import Corpse
@@ -50,6 +50,7 @@ def judge(
             exception=exception,
             cpu_s=cpu_s,
             outcome=found.outcome if found is not None else None,
+            last_word=last_words.read(remains),
             remains=remains,
             corpse=corpse,
             did=did,

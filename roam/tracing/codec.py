@@ -205,6 +205,7 @@ def _is_plain(level: object, target: object, name: object, fields: Fields, redac
     return True
 
 
+_TEXT_ALONE = ExceptionText("", "", "")[3:]
 _unpack = msgspec.msgpack.Decoder(Event | SpanEnter | SpanExit | SpanClose | Dropped).decode
 # By tag, the msgpack header of the longest array a cell may send: it ends before `time_ns`, `seq` and `lane`.
 _LONGEST = bytes(
@@ -233,6 +234,8 @@ def decode(payload: bytes) -> Record:
             raise ValueError("a parent id needs 8 bytes")
         if record.thread < 0 or record.flags < 0:  # type: ignore[operator]
             raise ValueError("thread or flags out of range")
+        if record.exception is not None and record.exception[3:] != _TEXT_ALONE:
+            raise ValueError("an exception with more than its text")
         fields = record.fields
         for value in fields.values():
             if type(value) not in _SCALARS:

@@ -82,7 +82,8 @@ class Draft:
             return _pack(head + self.ids + ((self.flags,) if self.flags else ()))
         head += (self.fields, *self.ids)
         if self.tag in _HAS_EXCEPTION and (self.flags or self.exception is not None):
-            head += (self.exception,)
+            # Of the exception that ends a stage the answer carries the rest.
+            head += (self.exception[:3] if self.exception is not None else None,)
         if self.flags:
             head += (self.flags, self.cuts) if self.cuts else (self.flags,)
         return _pack(head)
@@ -92,7 +93,7 @@ class Draft:
         sizes = {f"fields.{key}": len(_pack(value)) for key, value in self.fields.items()}
         sizes["message"] = len(_pack(self.message))
         if self.exception is not None:
-            sizes["exception"] = len(_pack(self.exception))
+            sizes["exception"] = len(_pack(self.exception[:3]))
         return sizes
 
     def cut_part(self, part: str, room_bytes: int) -> None:
@@ -118,7 +119,7 @@ class Draft:
         message = cut_text(self.exception.message, max(room_bytes // 4, 16))
         room = room_bytes - len(kind.encode()) - len(message.encode()) - 10
         short = ExceptionText(kind, message, cut_middle(self.exception.traceback, room))
-        if short != self.exception:
+        if short[:3] != self.exception[:3]:
             self.note_cut("exception", len(self.exception.traceback))
         self.exception = short
 

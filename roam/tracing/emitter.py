@@ -261,10 +261,13 @@ class Emitter:
         """Largest record body of this segment."""
         return self._record_bytes
 
-    def report(self, level: int, message: str, exc: BaseException, fields: dict[str, Any]) -> None:
-        """Write an exception into the life lane, whatever the filter says. Never raises."""
+    def report(self, level: int, message: str, exc: BaseException | None, fields: dict[str, Any]) -> None:
+        """Write what ends something, with its exception if it has one, into the life lane, whatever the filter says.
+
+        Never raises.
+        """
         try:
-            exception = describe_exception(exc, shown_locals=self.shown_locals)
+            exception = describe_exception(exc, shown_locals=self.shown_locals) if exc is not None else None
             # Whoever reports it goes on to print the traceback, as the interpreter does.
             payload = encode_event(
                 level,

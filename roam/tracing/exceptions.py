@@ -11,35 +11,55 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..stage import ExceptionText
 from .normalise import Normaliser, cut_middle, cut_text, safe_text, type_name
 from .redaction import Redactor
 
-__all__ = ["describe_exception", "qualified_name"]
+if TYPE_CHECKING:
+    from traceback import StackSummary
+
+__all__ = [
+    "MAX_CHAIN",
+    "MAX_FRAMES",
+    "MAX_GROUP_DEPTH",
+    "MAX_NOTES",
+    "MAX_NOTE_BYTES",
+    "MAX_TYPE_BYTES",
+    "cause_of",
+    "context_of",
+    "describe_exception",
+    "ends_of_stack",
+    "is_context_suppressed",
+    "members_of",
+    "notes_of",
+    "qualified_name",
+    "traceback_of",
+]
 
 MAX_CHAIN = 16
 """Exceptions in one text: causes, contexts and members of groups together."""
 MAX_FRAMES = 64
 MAX_NOTES = 8
+MAX_NOTE_BYTES = 512
+MAX_TYPE_BYTES = 256
 MAX_GROUP_DEPTH = 4
 MAX_FRAMES_WITH_LOCALS = 4
 """Innermost frames of each exception that show their variables, where these are asked for."""
 MAX_LOCALS = 16
 MAX_LOCAL_BYTES = 160
-_MAX_TYPE_BYTES = 256
 
 _CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
 _CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
 _module_of = type.__dict__["__module__"].__get__
 _qualname_of = type.__dict__["__qualname__"].__get__
 # Read past whatever a subclass defines under the same names.
-_cause_of = BaseException.__dict__["__cause__"].__get__
-_context_of = BaseException.__dict__["__context__"].__get__
-_is_suppressed = BaseException.__dict__["__suppress_context__"].__get__
-_traceback_of = BaseException.__dict__["__traceback__"].__get__
-_members_of = BaseExceptionGroup.__dict__["exceptions"].__get__
+cause_of = BaseException.__dict__["__cause__"].__get__
+context_of = BaseException.__dict__["__context__"].__get__
+is_context_suppressed = BaseException.__dict__["__suppress_context__"].__get__
+traceback_of = BaseException.__dict__["__traceback__"].__get__
+members_of = BaseExceptionGroup.__dict__["exceptions"].__get__
 
 
 def _frames_of(tb: TracebackType | None) -> Iterator[FrameType]:
@@ -48,14 +68,39 @@ def _frames_of(tb: TracebackType | None) -> Iterator[FrameType]:
         tb = tb.tb_next
 
 
+def ends_of_stack(tb: TracebackType) -> tuple[StackSummary, StackSummary, int]:
+    """The frames of a stack, of one longer than `MAX_FRAMES` those at both ends, and how many lie between."""
+    import traceback
+
+    count, walk = 1, tb
+    while walk.tb_next is not None:
+        count, walk = count + 1, walk.tb_next
+    if count <= MAX_FRAMES:
+        return traceback.extract_tb(tb), traceback.StackSummary(), 0
+    half = MAX_FRAMES // 2
+    return traceback.extract_tb(tb, half), traceback.extract_tb(tb, -half), count - 2 * half
+
+
+def notes_of(exc: BaseException) -> tuple[list[str], int]:
+    """The texts given to `add_note`, few and short, and how many are not among them."""
+    try:
+        notes: Any = getattr(exc, "__notes__", None)
+    except Exception:
+        return [], 0  # a property, or a `__getattribute__`, with a fault in it
+    if type(notes) is not list:
+        return [], 0
+    found = [safe_text(note, str, MAX_NOTE_BYTES)[0] for note in islice(notes, MAX_NOTES)]
+    return found, max(0, len(notes) - len(found))
+
+
 def qualified_name(kind: type) -> str:
     """`module.Class.Inner`; without the module for builtins, and with `__main__` for a cell's `__mp_main__`."""
-    module, name = _module_of(kind), cut_text(_qualname_of(kind), _MAX_TYPE_BYTES)
+    module, name = _module_of(kind), cut_text(_qualname_of(kind), MAX_TYPE_BYTES)
     if type(module) is not str or module == "builtins":
         return name
     if module == "__mp_main__":
         module = "__main__"
-    return cut_text(f"{cut_text(module, _MAX_TYPE_BYTES)}.{name}", _MAX_TYPE_BYTES)
+    return cut_text(f"{cut_text(module, MAX_TYPE_BYTES)}.{name}", MAX_TYPE_BYTES)
 
 
 def describe_exception(
@@ -100,9 +145,9 @@ class _Formatter:
                 break
             self.seen.add(id(current))
             links.append((current, link))
-            cause = _cause_of(current)
-            if cause is None and not _is_suppressed(current):
-                current, link = _context_of(current), _CONTEXT
+            cause = cause_of(current)
+            if cause is None and not is_context_suppressed(current):
+                current, link = context_of(current), _CONTEXT
             else:
                 current, link = cause, _CAUSE
         parts = [self.one(error, depth) + link for error, link in reversed(links)]
@@ -110,30 +155,21 @@ class _Formatter:
 
     def one(self, exc: BaseException, depth: int) -> str:
         """`exc` alone: frames, type, message, notes, and the members of a group."""
-        tb = _traceback_of(exc)
+        tb = traceback_of(exc)
         lines = ["Traceback (most recent call last):\n", *self.frames(tb)] if tb is not None else []
         name = qualified_name(type(exc))
         message = safe_text(exc, str, self.limit_bytes // 4)[0]
         lines.append(f"{name}: {message}\n" if message else f"{name}\n")
-        lines += [f"{note}\n" for note in self.notes(exc)]
+        lines += [f"{note}\n" for note in notes_of(exc)[0]]
         if issubclass(type(exc), BaseExceptionGroup):
             lines += self.members(exc, depth)
         return "".join(lines)
 
     def frames(self, tb: TracebackType) -> list[str]:
         """The lines of at most `MAX_FRAMES` frames, from both ends of the stack."""
-        import traceback
-
-        count, walk = 1, tb
-        while walk.tb_next is not None:
-            count, walk = count + 1, walk.tb_next
-        if count <= MAX_FRAMES:
-            lines = traceback.format_tb(tb)
-        else:
-            half = MAX_FRAMES // 2
-            gap = f"  [{count - 2 * half} frames left out]\n"
-            lines = [*traceback.format_tb(tb, half), gap, *traceback.format_tb(tb, -half)]
-        lines = [self.line(text) for text in lines]
+        first, last, left_out = ends_of_stack(tb)
+        gap = [f"  [{left_out} frames left out]\n"] if left_out else []
+        lines = [self.line(text) for text in (*first.format(), *gap, *last.format())]
         if self.shown_locals is not None:
             # One text for each frame, from the innermost one outwards.
             innermost = deque(_frames_of(tb), maxlen=MAX_FRAMES_WITH_LOCALS)
@@ -168,17 +204,10 @@ class _Formatter:
         short = cut_text(text, 1024)
         return short if len(short) == len(text) else short + "\n"
 
-    def notes(self, exc: BaseException) -> list[str]:
-        """The texts given to `add_note`, few and short."""
-        notes: Any = getattr(exc, "__notes__", None)
-        if type(notes) is not list:
-            return []
-        return [safe_text(note, str, 512)[0] for note in islice(notes, MAX_NOTES)]
-
     def members(self, exc: BaseException, depth: int) -> list[str]:
         """The exceptions in a group, indented."""
         lines: list[str] = []
-        members = _members_of(exc)
+        members = members_of(exc)
         for index, member in enumerate(members):
             if len(self.seen) >= MAX_CHAIN or depth >= MAX_GROUP_DEPTH:
                 lines.append(f"  | [{len(members) - index} more exceptions left out]\n")

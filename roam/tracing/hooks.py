@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from ..shm.layout import BULK, VITAL, HostWord
+from . import last_words
 from .emitter import Emitter, current_emitter
 from .filter import plain_text
 from .normalise import safe_text
@@ -53,6 +54,7 @@ def install() -> None:
     logging.lastResort = _Silent()
     _chain_exception_hooks()
     _chain_warnings()
+    last_words.install()
 
 
 class _Silent(logging.Handler):
