@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["CrashSite", "crash_site", "fatal_error"]
+__all__ = ["CrashSite", "crash_site", "crashing_stack", "fatal_error"]
 
 _FATAL = "Fatal Python error: "
 _FRAME = re.compile(r'  File (?:"(.*)"|\?\?\?), line (\d{1,9}|\?\?\?) in (.+)')
@@ -49,3 +49,21 @@ def crash_site(text: str) -> CrashSite | None:
             file, number, function = frame.groups()
             return CrashSite(file or "???", int(number) if number.isdecimal() else None, function)
     return None
+
+
+def crashing_stack(text: str) -> list[str]:
+    """The frames of the thread that a fatal error stopped, innermost first; without one, of the thread that was shown
+    last, which is the main thread where nothing else is said. Tolerant of any text."""
+    start = max(0, text.rfind(_FATAL))
+    current: list[str] = []
+    other: list[str] = []
+    frames: list[str] = []
+    for line in text[start:].split("\n", _MOST_LINES)[:_MOST_LINES]:
+        section = _SECTION.match(line)
+        if section is None:
+            frames.extend([line[2:]] if line.startswith("  ") else [])
+        elif section[1] == "Thread":
+            frames = other = []
+        else:
+            frames = current = []
+    return current or other

@@ -23,7 +23,6 @@ def gather(cell: Cell) -> dict[str, object]:
         "target": cell.target_name,
         "host_argv": list(getattr(sys, "argv", [])),
         "host_executable": sys.executable,
-        "host_steps": list(cell.interference.steps),
     }
     with contextlib.suppress(OSError):
         facts["host_cwd"] = os.getcwd()
