@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import gc
 import os
 import pickle
 import re
 import signal
+import weakref
 
 import msgspec
 import pytest
@@ -101,6 +103,24 @@ def test_a_crash_costs_nothing_if_nobody_asks(monkeypatch):
         cell, error = crashed(leave, 3, host=host)
         assert (loads, cell._post_mortem) == ([], None)
         assert len({str(error), str(error)}) == len(loads) == 1
+
+
+def test_an_error_that_nobody_reads_keeps_no_handle():
+    """The handle and its descriptors go with the last reference, not with the next search for cycles."""
+    with roam.TracingHost(forward=False) as host:
+        cell = roam.spawn_cell(leave, 3, host=host)
+        handle = weakref.ref(cell)
+        gc.disable()
+        try:
+            try:
+                cell.result(WAIT_S)
+            except CellCrashed as caught:
+                error = caught.with_traceback(None)
+            del cell
+            assert handle() is None
+        finally:
+            gc.enable()
+        assert "about to leave" in str(error)
 
 
 def test_the_text_does_without_a_file(tmp_path):

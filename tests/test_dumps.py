@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import re
@@ -279,6 +280,25 @@ def test_a_full_disk_keeps_the_evidence(tmp_path, monkeypatch, caplog):
     assert messages(kept.load().records) == ["x"]
     assert "No space left" in caplog.text
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_that_raises_costs_no_post_mortem(tmp_path):
+    """Neither when a storm is told of, nor when a dump cannot be written."""
+
+    def refuse(_record):
+        raise ValueError("no")
+
+    logger = logging.getLogger("roam")
+    logger.addFilter(refuse)
+    try:
+        store = DumpStore(tmp_path, roam.DumpLimits(burst_count=1, rate_per_s=0.001))
+        assert store.keep(make_remains(), make_exit(), {}).path is not None
+        assert store.keep(make_remains(), make_exit(), {}).path is None
+        store.close()
+        store = DumpStore(tmp_path / "gone", roam.DumpLimits())
+        assert store.keep(make_remains(), make_exit(), {}).is_settled is False
+    finally:
+        logger.removeFilter(refuse)
 
 
 # A disk that is too slow.

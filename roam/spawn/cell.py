@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,11 +216,9 @@ class Cell:
             # r[impl spawn.stage]
             return SpawnFailed(name=self._name, stage=ended.stage.label, exit=ended, detail=self._start_detail(ended))
         dump_path = str(self._dump_path) if self._dump_path is not None else None
-        return CellCrashed(name=self._name, exit=ended, dump_path=dump_path, brief=self._brief)
-
-    def _brief(self) -> str:
-        left = self._post_mortem_or_none()
-        return left.brief() if left is not None else "its post-mortem cannot be read any more"
+        # Not of this handle: the error is kept by it, and would keep it in turn.
+        brief = partial(_brief, self._load) if self._load is not None else None
+        return CellCrashed(name=self._name, exit=ended, dump_path=dump_path, brief=brief)
 
     def _start_detail(self, ended: CellExit) -> str:
         if ended.exception is not None:
@@ -348,3 +347,10 @@ class Cell:
     def __del__(self) -> None:
         if getattr(self, "_sentinel_fd", -1) >= 0:
             os.close(self._sentinel_fd)
+
+
+def _brief(load: Callable[[], PostMortem]) -> str:
+    try:
+        return load().brief()
+    except DumpError:
+        return "its post-mortem cannot be read any more"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -55,7 +57,7 @@ class DumpStore:
             )
         except Exception:
             self._failed += 1
-            logging.getLogger("roam").exception("the post-mortem of %r is kept in memory only", remains.peer.name)
+            _log(logging.ERROR, "the post-mortem of %r is kept in memory only", remains.peer.name)
             return KeptDump(None, False, in_memory)
         self._written += 1
         self._prune(path)
@@ -75,7 +77,8 @@ class DumpStore:
         """Say once, when a storm is over, how many post-mortems it cost."""
         count, self._untold = self._untold, 0
         if count:
-            logging.getLogger("roam").warning(
+            _log(
+                logging.WARNING,
                 "%d post-mortems were not written, because cells died too fast; they are in memory, with the handles. "
                 "See TracingHost(dump_limits=...).",
                 count,
@@ -90,4 +93,10 @@ class DumpStore:
                 self.directory, most_count=limits.most_count, most_bytes=limits.most_bytes, newest=newest
             )
         except OSError:
-            logging.getLogger("roam").debug("old post-mortems could not be removed", exc_info=True)
+            _log(logging.DEBUG, "old post-mortems could not be removed")
+
+
+def _log(level: int, text: str, *arguments: object) -> None:
+    # What handlers and filters of the program raise must not keep a death from being concluded.
+    with contextlib.suppress(Exception):
+        logging.getLogger("roam").log(level, text, *arguments, exc_info=sys.exc_info()[0] is not None)
