@@ -2,7 +2,7 @@
 
 General layout; an arrow means "may import", and nothing points up::
 
-    cli                     roam show, roam gc                             click
+    cli                     roam show, gc, recover                         click
      │   testing            in-process cells and streams for tests
      ▼    ▼
     spawn                   spawn_cell, Cell, supervision, bootstrap       multiprocess, psutil
@@ -36,6 +36,7 @@ __all__ = [
     "CellExit",
     "CellFailed",
     "ConfigResult",
+    "DumpLimits",
     "FilterError",
     "RoamError",
     "SegmentConfig",
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from .tracing import propagate
     from .tracing.cell import init_cell_tracing
     from .tracing.config import ConfigResult, TracingConfig
+    from .tracing.dumps import DumpLimits
     from .tracing.records import TaggedRecord
     from .tracing.redaction import REDACTED_NAMES, set_redactor
     from .tracing.spans import instrument
@@ -84,6 +86,7 @@ _HOMES = {
     "CellExit": "exit",
     "CellFailed": "errors",
     "ConfigResult": "tracing.config",
+    "DumpLimits": "tracing.dumps",
     "FilterError": "errors",
     "REDACTED_NAMES": "tracing.redaction",
     "RoamError": "errors",

@@ -30,6 +30,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .exit import CellExit
 
 __all__ = [
@@ -116,17 +118,33 @@ class CellFailed(RoamError):
 
 
 class CellCrashed(RoamError):
-    """The cell died without a result. `exit` says how; `dump_path` is the post-mortem file or None."""
+    """The cell died without a result. `exit` says how; `dump_path` is the post-mortem file or None.
+
+    The text ends with the post-mortem in brief, which is made when somebody asks for it, or pickles the error.
+    """
 
     name: str
     exit: CellExit
     dump_path: str | None
 
-    def __init__(self, *, name: str, exit: CellExit, dump_path: str | None, summary: str = "") -> None:
-        text = f"cell {name!r} died: {exit.describe()}."
-        if dump_path is not None:
-            text += f" Run `roam show {dump_path}` to see its last records."
-        super().__init__(f"{text}\n{summary}" if summary else text, name=name, exit=exit, dump_path=dump_path)
+    def __init__(
+        self, *, name: str, exit: CellExit, dump_path: str | None, brief: Callable[[], str] | None = None
+    ) -> None:
+        # What a cell said of itself gets no further than into a representation.
+        text = f"cell {name!r} died: {repr(exit.describe())[1:-1]}."
+        remedy = "Look at its `post_mortem`" if dump_path is None else f"Run `roam show {dump_path}`"
+        super().__init__(f"{text} {remedy} to see its last records.", name=name, exit=exit, dump_path=dump_path)
+        self._brief = brief
+
+    def __str__(self) -> str:
+        brief, self._brief = self._brief, None
+        if brief is not None:
+            self.args = (f"{self.args[0]}\n{brief()}",)
+        return super().__str__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        str(self)
+        return super().__reduce__()
 
 
 class HostClosed(RoamError):

@@ -42,10 +42,11 @@ def make_orphan(root):
     return root / ORPHAN
 
 
-def make_segment(directory, *, peer_id=1, name="cell", records=3, stage=Stage.RUN, state=1, pid=None):
-    """A segment and the files beside it, of a cell that wrote some records; nobody has it open any more."""
+def make_segment(directory, *, peer_id=1, name="cell", records=3, stage=Stage.RUN, state=1, pid=None, **identity):
+    """A segment and the files beside it, of a cell that wrote some records; nobody has it open any more. `identity` is
+    what its header says otherwise."""
     path = directory / f"{peer_id}-0000000000000abc.segment"
-    file = SegmentFile.create(path, SMALL, _identity_of(Peer(peer_id, 1, name, None)))
+    file = SegmentFile.create(path, SMALL, _identity_of(Peer(peer_id, 1, name, None))._replace(**identity))
     mapped = MappedSegment(file.fd)
     emitter = Emitter(mapped, ring=lambda: None)
     for number in range(records):

@@ -308,7 +308,7 @@ def test_a_run_that_nobody_has_buried_is_shown(tmp_path):
         "lost; nobody knows how it ended, last seen in stage run, at <string>:25 in boom, in span resize"
         in result.stdout
     )
-    assert result.stdout.endswith("  evidence: the fatal stacks that it wrote\nverdict: Segmentation fault\n")
+    assert result.stdout.endswith("  evidence: the fatal stacks that it wrote\nverdict: Segmentation fault (certain)\n")
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     found = msgspec.json.decode(roam("show", tmp_path, "--json").stdout)

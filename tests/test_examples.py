@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.documents import expect_lines
 from tests.support import REPOSITORY, run_script
 
 EXAMPLES = REPOSITORY / "examples"
@@ -140,13 +141,4 @@ def test_the_crash_in_the_readme_is_what_roam_shows(tmp_path):
 
     shown = run_script("-m", "roam", "show", "last", timeout_s=TIMEOUT_S).stdout.splitlines()
 
-    left = iter(shown)
-    for line in lines:
-        pattern = re.compile(loose(line))
-        assert any(pattern.fullmatch(found) for found in left), f"{line}\n" + "\n".join(shown)
-
-
-def loose(line: str) -> str:
-    """A pattern for `line` with other numbers and times, and with whatever `…` stands for."""
-    pattern = re.sub(r"0x[0-9a-f]+|\d[\d.]*(?:\\ (?:ns|us|ms|s)\b)?", "#", re.escape(line).replace(r"\.", "."))
-    return pattern.replace("#", r"\S+(?: (?:ns|us|ms|s)\b)?").replace("…", ".*").replace(r"\ ", " +")
+    expect_lines(lines, shown)

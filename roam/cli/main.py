@@ -1,8 +1,8 @@
 """The `roam` command: its subcommands, and the one place where errors become exit codes.
 
-What `roam show` reads it never changes, and it never takes a lock; `roam gc` does both. Of something corrupt it shows all
-that can be read; beside a summary it leaves nothing out. Exit codes: 0 all is well, 2 something could not be read, or not
-wholly, 141 nobody reads the output.
+What `roam show` and `roam recover` read they never change, and they take no lock; `roam gc` does both. Of something
+corrupt they show all that can be read; beside a summary they leave nothing out. Exit codes: 0 all is well, 2 something
+could not be read, or not wholly, 141 nobody reads the output.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .output import abandon_output
 
 __all__ = ["Commands", "Unreadable", "commands", "main"]
 
-_COMMANDS = {"gc": "gc", "show": "show"}
+_COMMANDS = {"gc": "gc", "recover": "recover", "show": "show"}
 """Name of a subcommand and the module beside this one that holds it, under the name `command`."""
 _NOBODY_READS = 141
 

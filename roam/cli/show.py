@@ -15,7 +15,7 @@ from ..postmortem.document import document, json_text
 from ..postmortem.file import load, read_head
 from ..postmortem.format import MAGIC
 from ..postmortem.model import PostMortem
-from ..postmortem.segment import SEGMENT_SUFFIX, of_segment
+from ..postmortem.segment import SEGMENT_SUFFIX, birth_order, of_segment
 from .main import Unreadable
 from .output import write_output
 
@@ -88,13 +88,7 @@ def _files(path: str) -> list[Path]:
         raise DumpError(
             path=path, why="there is no segment in this directory", remedy="Name a dump, a segment or a run directory."
         )
-    return sorted(segments, key=_peer_id)
-
-
-def _peer_id(segment: Path) -> tuple[int, str]:
-    """The order of birth: a segment's name begins with the id of its peer."""
-    number = segment.name.partition("-")[0]
-    return (int(number) if number.isdecimal() and len(number) < 20 else 0, segment.name)
+    return sorted(segments, key=birth_order)
 
 
 def _read(file: Path) -> PostMortem:

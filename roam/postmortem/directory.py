@@ -1,19 +1,27 @@
-"""Where dumps are kept, and the proof that one can be."""
+"""Where dumps are kept, the proof that one can be, and how many there may be."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import secrets
 import stat
+import time
 from pathlib import Path
 
 from ..errors import DumpError
 
-__all__ = ["DUMP_SUFFIX", "check_dump_dir", "default_dump_dir", "newest_dump"]
+__all__ = ["DUMP_SUFFIX", "check_dump_dir", "default_dump_dir", "newest_dump", "part_name", "prune"]
 
 DUMP_SUFFIX = ".roam"
 _REMEDY = "Name another one with TracingHost(dump_dir=...), or set ROAM_DIR."
 _PROOF_BYTES = 4096
+_DUMP_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[A-Za-z0-9_.]+-\d+(?:-\d+)?\.roam")
+"""As `write` makes them: the names of dumps that nobody has renamed."""
+_PART_NAME = re.compile(rf"\.{_DUMP_NAME.pattern}\.part")
+_ABANDONED_S = 3600.0
+"""Writing a dump takes seconds. What was not touched for so long has lost its writer."""
 
 
 def default_dump_dir() -> Path:
@@ -66,6 +74,55 @@ def _prove(directory: Path) -> None:
 
 def _unusable(directory: Path, why: str) -> DumpError:
     return DumpError(path=str(directory), why=f"dumps cannot be kept here: {why}", remedy=_REMEDY)
+
+
+def part_name(name: str) -> str:
+    """What a dump is called while it is written."""
+    return f".{name}.part"
+
+
+def prune(directory: Path, *, most_count: int, most_bytes: int, newest: Path | None = None) -> int:
+    """Remove the oldest dumps while there are more than `most_count` or they take more than `most_bytes`; `newest` stays,
+    however large. Also removes what writers that were killed have left. Returns how many dumps were removed.
+
+    Only files that are named as `write` names them are looked at. Other processes may do the same at the same time.
+    Raises `OSError` where the directory cannot be read.
+    """
+    # r[impl dump.caps]
+    found: list[tuple[str, int]] = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            # What vanishes meanwhile was removed by somebody else.
+            with contextlib.suppress(FileNotFoundError):
+                if _DUMP_NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                    found.append((entry.name, entry.stat(follow_symlinks=False).st_size))
+                elif _PART_NAME.fullmatch(entry.name):
+                    _remove_abandoned(entry)
+    found.sort()
+    count, size_bytes, removed = len(found), sum(size for _, size in found), 0
+    for name, size in found:
+        if count <= most_count and size_bytes <= most_bytes:
+            break
+        if newest is not None and name == newest.name:
+            continue
+        try:
+            os.unlink(directory / name)
+            removed += 1
+        except FileNotFoundError:
+            # Another host was faster; there is one less all the same.
+            pass
+        except OSError:
+            continue
+        count -= 1
+        size_bytes -= size
+    return removed
+
+
+def _remove_abandoned(entry: os.DirEntry[str]) -> None:
+    if entry.is_file(follow_symlinks=False):
+        age_s = time.time() - entry.stat(follow_symlinks=False).st_mtime
+        if age_s > _ABANDONED_S:
+            os.unlink(entry)
 
 
 def newest_dump(directory: Path) -> Path:

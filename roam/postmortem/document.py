@@ -16,7 +16,7 @@ from .plain import plain
 if TYPE_CHECKING:
     from .model import PostMortem
 
-__all__ = ["document", "json_text"]
+__all__ = ["document", "json_text", "record_document"]
 
 
 def json_text(value: object) -> str:
@@ -46,7 +46,7 @@ def document(pm: PostMortem, *, last: int | None = None) -> dict[str, Any]:
             "header": pm.header,
             "damage": pm.damage,
             "record_count": len(pm.records),
-            "records": [_record(record) for record in records],
+            "records": [record_document(record) for record in records],
             "open_spans": [
                 {name: getattr(span, name) for name in span.__struct_fields__ if not name.startswith("_")}
                 for span in pm.open_spans
@@ -74,7 +74,8 @@ def _parts(exception: ExceptionText) -> dict[str, Any]:
     }
 
 
-def _record(record: Record) -> dict[str, Any]:
+def record_document(record: Record) -> dict[str, Any]:
+    """A record as built-in values."""
     exception = record.exception
     return {
         "kind": record.kind,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
+import itertools
 import os
 import re
 import stat
@@ -18,27 +19,36 @@ from pathlib import Path
 from ..errors import DumpError
 from ..exit import CellExit
 from ..tracing.peer import Remains
-from .directory import DUMP_SUFFIX
+from .directory import DUMP_SUFFIX, part_name
 from .format import MOST_BYTES, decode, encode
 from .model import PostMortem
 
-__all__ = ["load", "read_bounded", "read_head", "write"]
+__all__ = ["load", "read_bounded", "read_head", "stem_at", "write"]
 
 _MOST_NAMES = 10_000
 _PIECE_BYTES = 1 << 20
+_SYNC_BYTES = 8 << 20
 
 
-def write(remains: Remains, exit: CellExit, facts: Mapping[str, object], dump_dir: Path) -> Path:
+def write(
+    remains: Remains,
+    exit: CellExit,
+    facts: Mapping[str, object],
+    dump_dir: Path,
+    *,
+    time_left: Iterable[object] = itertools.repeat(True),
+) -> Path:
     """Write a post-mortem into `dump_dir` and return its path; when this returns, the file is safe on disk.
 
-    The name begins with the UTC time of death, so names sort by time, and no file is ever replaced. For any thread.
-    Raises `DumpError`, and then leaves nothing behind.
+    The name begins with the UTC time of death, so names sort by time, and no file is ever replaced. `time_left` is as
+    in `encode`. For any thread. Raises `DumpError`, and then leaves nothing behind.
     """
     # r[impl dump.write.atomic]
     try:
+        pieces = encode(remains, exit, facts, time_left)
         directory = os.open(dump_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return Path(dump_dir) / _write_new(directory, _stem(remains), encode(remains, exit, facts))
+            return Path(dump_dir) / _write_new(directory, _stem(remains), pieces)
         finally:
             os.close(directory)
     except OSError as error:
@@ -49,19 +59,24 @@ def write(remains: Remains, exit: CellExit, facts: Mapping[str, object], dump_di
         ) from error
 
 
-def _stem(remains: Remains) -> str:
+def stem_at(died_ns: int) -> str:
+    """How the name of a dump begins whose cell died then. Names sort as their times do."""
     try:
-        moment = datetime.datetime.fromtimestamp(remains.died_ns // 1000 / 1e6, datetime.UTC)
+        moment = datetime.datetime.fromtimestamp(died_ns // 1000 / 1e6, datetime.UTC)
     except (OverflowError, ValueError, OSError):
         moment = datetime.datetime.now(datetime.UTC)
+    return f"{moment:%Y%m%dT%H%M%S.%f}Z"
+
+
+def _stem(remains: Remains) -> str:
     name = re.sub(r"[^A-Za-z0-9_.]+", "_", remains.peer.name)[:60] or "cell"
-    return f"{moment:%Y%m%dT%H%M%S.%f}Z-{name}-{remains.peer.pid or 0}"
+    return f"{stem_at(remains.died_ns)}-{name}-{remains.peer.pid or 0}"
 
 
 def _write_new(directory: int, stem: str, pieces: Iterable[bytes]) -> str:
     for number in range(1, _MOST_NAMES):
         name = f"{stem}-{number}{DUMP_SUFFIX}" if number > 1 else stem + DUMP_SUFFIX
-        part = f".{name}.part"
+        part = part_name(name)
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             file = os.open(part, flags, 0o600, dir_fd=directory)
@@ -96,10 +111,16 @@ def _exists(directory: int, name: str) -> bool:
 
 
 def _write_all(file: int, pieces: Iterable[bytes]) -> None:
+    unsynced_bytes = 0
     for piece in pieces:
         view = memoryview(piece)
         while view:
             view = view[os.write(file, view[:_PIECE_BYTES]) :]
+        unsynced_bytes += len(piece)
+        if unsynced_bytes > _SYNC_BYTES:
+            # Memory takes bytes at once; how fast the disk is shows only here, and the time that is left is asked next.
+            os.fdatasync(file)
+            unsynced_bytes = 0
 
 
 def load(path: str | os.PathLike[str]) -> PostMortem:

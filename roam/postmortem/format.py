@@ -26,7 +26,9 @@ stderr  the end of the standard error stream, as it was
 lost    msgpack array of `Lost` records
 spans   msgpack array of `OpenSpan` maps
 chunk   any number: `lane u32 | count u32 | page_no u64 | first_seq u64 | crc32 u32` of the four before it, then
-        `count` ring records as they lay in the segment (`roam.shm.layout`), each with its own checksum
+        `count` ring records as they lay in the segment (`roam.shm.layout`), each with its own checksum; the lanes
+        `life`, `vital` and `bulk` one after the other, each with its newest first
+late    msgpack array of `Lost` records, one for each chunk that there was no time for; only where there are any
 meta    once more: it also marks the end
 ======  ==============================================================================================
 
@@ -36,10 +38,11 @@ bytes that are there before it is used. A reader skips names that it does not kn
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
@@ -97,7 +100,7 @@ class Meta(msgspec.Struct, kw_only=True):
     is_live: bool = False
 
 
-_TYPES: dict[str, Any] = {"meta": Meta, "lost": list[Lost], "spans": list[OpenSpan]}
+_TYPES: dict[str, Any] = {"meta": Meta, "lost": list[Lost], "late": list[Lost], "spans": list[OpenSpan]}
 
 
 @dataclass(slots=True)
@@ -110,8 +113,17 @@ class Decoded:
     damage: list[str]
 
 
-def encode(remains: Remains, exit: CellExit, facts: Mapping[str, object]) -> Iterator[bytes]:
-    """The bytes of a dump, piece by piece. Chunks beyond the size limit are left out, oldest first, and counted as lost."""
+def encode(
+    remains: Remains,
+    exit: CellExit,
+    facts: Mapping[str, object],
+    time_left: Iterable[object] = itertools.repeat(True),
+) -> Iterator[bytes]:
+    """The bytes of a dump, piece by piece. Chunks beyond the size limit are left out, oldest first, and counted as lost.
+
+    An item of `time_left` is taken for each chunk. When it ends, time is up: the chunks that are still to come, those
+    of `bulk` and the oldest, are counted as lost, too, and the dump is finished.
+    """
     chunks, left_out = _fitting(remains.chunks)
     meta = msgspec.msgpack.encode(
         plain(
@@ -137,9 +149,7 @@ def encode(remains: Remains, exit: CellExit, facts: Mapping[str, object]) -> Ite
             )
         )
     )
-    lost = remains.lost + [
-        Lost(LANES[chunk.lane], chunk.first_seq, chunk.count, "dump_full", remains.died_ns) for chunk in left_out
-    ]
+    lost = remains.lost + _lost(left_out, "dump_full", remains.died_ns)
     nonce = os.urandom(16)
     numbers = struct.pack("<I", VERSION)
     yield _HEAD.pack(MAGIC, VERSION, crc32(numbers + nonce), nonce)
@@ -148,27 +158,28 @@ def encode(remains: Remains, exit: CellExit, facts: Mapping[str, object]) -> Ite
     yield from _section(nonce, "stderr", remains.stderr_tail)
     yield from _section(nonce, "lost", msgspec.msgpack.encode(plain(lost)))
     yield from _section(nonce, "spans", msgspec.msgpack.encode(plain(remains.open_spans)))
-    for chunk in chunks:
+    written = 0
+    # r[impl dump.write.late] Looked at in the order of `_fitting`, so what is late is what is missed least.
+    for chunk, _ in zip(chunks, time_left, strict=False):
         head = _CHUNK.pack(chunk.lane, chunk.count, chunk.page_no, chunk.first_seq, 0)[:-4]
         yield from _section(nonce, "chunk", head + struct.pack("<I", crc32(head)) + chunk.data)
+        written += 1
+    if written < len(chunks):
+        late = _lost(chunks[written:], "dump_late", remains.died_ns)
+        yield from _section(nonce, "late", msgspec.msgpack.encode(plain(late)))
     yield from _section(nonce, "meta", meta)
 
 
 def _fitting(chunks: list[Chunk]) -> tuple[list[Chunk], list[Chunk]]:
-    """The chunks that a dump can hold, in their order, and those it cannot. The last lane, `bulk`, yields first."""
-    if sum(len(chunk.data) for chunk in chunks) <= _CHUNK_BYTES:
-        return chunks, []
-    kept: set[int] = set()
-    room = _CHUNK_BYTES
-    for index in sorted(range(len(chunks)), key=lambda at: (chunks[at].lane, -chunks[at].first_seq)):
-        room -= len(chunks[index].data)
-        if room < 0:
-            break
-        kept.add(index)
-    return (
-        [chunk for at, chunk in enumerate(chunks) if at in kept],
-        [chunk for at, chunk in enumerate(chunks) if at not in kept],
-    )
+    """The chunks that a dump can hold, and those it cannot; both by lanes, `bulk` last, and the newest first."""
+    ordered = sorted(chunks, key=lambda chunk: (chunk.lane, -chunk.first_seq))
+    room = itertools.accumulate((-len(chunk.data) for chunk in ordered), initial=_CHUNK_BYTES)
+    count = sum(1 for left in itertools.islice(room, 1, None) if left >= 0)
+    return ordered[:count], ordered[count:]
+
+
+def _lost(chunks: list[Chunk], cause: str, time_ns: int) -> list[Lost]:
+    return [Lost(LANES[chunk.lane], chunk.first_seq, chunk.count, cause, time_ns) for chunk in chunks]
 
 
 def _section(nonce: bytes, name: str, body: bytes) -> Iterator[bytes]:
@@ -203,13 +214,14 @@ def decode(data: bytes, path: str) -> Decoded:
     damage.extend(f"section {name} is missing" for name in _REQUIRED if name not in parts.seen)
     if parts.last != "meta" or parts.seen["meta"] < 2:
         damage.append("the end of the file is missing")
-    if parts.seen["chunk"] < meta.chunk_count:
+    late: list[Lost] = parts.values.get("late", [])
+    if parts.seen["chunk"] + len(late) < meta.chunk_count:
         damage.append(f"of {meta.chunk_count} pages of records only {parts.seen['chunk']} were found")
     remains = Remains(
         peer=meta.peer,
         anchor=meta.anchor,
         chunks=parts.chunks,
-        lost=parts.values.get("lost", []),
+        lost=parts.values.get("lost", []) + late,
         open_spans=parts.values.get("spans", []),
         statistics=meta.statistics,
         stage=meta.stage,

@@ -117,6 +117,13 @@ class PostMortem:
             parts.append(f"in span {escape(innermost.name)}, open for {duration(innermost.age_ns)}")
         return ", ".join(parts)
 
+    def brief(self) -> str:
+        """At most 79 lines, safe for a terminal: the last 20 records, the open spans, the stack that crashed or the
+        exception, and the root cause last. `CellCrashed` shows it."""
+        from .brief import brief
+
+        return brief(self)
+
     def render(self, last: int | None = 50, color: bool = False) -> str:
         """The whole post-mortem as text, root cause last, safe for a terminal. `last` limits the records; None shows all."""
         from .render import render

@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ..exit import CellExit, Confidence
 from ..stage import ExceptionText
-from ..tracing.records import ERROR, WARNING, Event, Lost, Record, SpanClose, SpanEnter, SpanExit, level_name
+from ..tracing.records import Lost, Record, SpanEnter, SpanExit
 from .escape import escape
+from .lines import BOLD, DIM, RED, YELLOW, RecordLines
 from .spantree import SpanLine, span_lines
 from .units import calendar, clock, duration
 from .values import fact_text, fields_text
@@ -20,33 +22,27 @@ from .values import fact_text, fields_text
 if TYPE_CHECKING:
     from .model import PostMortem
 
-__all__ = ["render"]
+__all__ = ["Report", "render", "verdict_line"]
 
-_BOLD, _DIM, _RED, _YELLOW = "1", "2", "31", "33"
 _MOST_DAMAGE_LINES = 20
-_MARKS = {"span_enter": "> ", "span_exit": "| ", "span_close": "< "}
 
 
 def render(pm: PostMortem, *, last: int | None = 50, color: bool = False) -> str:
     """The text of `PostMortem.render`."""
-    return "\n".join(_Report(pm, last, color).lines()) + "\n"
+    return "\n".join(Report(pm, last, color).lines()) + "\n"
 
 
-class _Report:
-    """One rendering: what is shown, and how."""
+class Report:
+    """One rendering, and each of its parts as lines without an end."""
 
-    def __init__(self, pm: PostMortem, last: int | None, color: bool) -> None:
+    def __init__(self, pm: PostMortem, last: int | None, color: bool = False) -> None:
         self.pm = pm
         self.records: Sequence[Record] = pm.records if last is None else pm.records[max(0, len(pm.records) - last) :]
-        self.color = color
-        self.names = {record.span_id: record.message for record in pm.records if isinstance(record, SpanEnter)}
-        self.names.update({span.span_id: span.name for span in pm.open_spans})
-        self.threads = {record.thread for record in self.records if record.thread is not None}
-
-    def paint(self, code: str, text: str) -> str:
-        return f"\x1b[{code}m{text}\x1b[0m" if self.color else text
+        self.record_lines = RecordLines(pm, self.records, color=color)
+        self.paint = self.record_lines.paint
 
     def lines(self) -> Iterator[str]:
+        """The whole report."""
         yield from self.head()
         for title, body in (
             ("damage", self.damage()),
@@ -54,30 +50,34 @@ class _Report:
             ("losses", self.losses()),
             ("config in force", self.config()),
             ("end of stderr", self.block(self.pm.stderr_tail)),
-            (self.records_title(), self.record_lines()),
+            (self.records_title(), self.history()),
             ("open spans, outermost first", self.spans()),
             ("stacks at the fatal signal", self.block(self.pm.stacks)),
+            ("exception", self.exception()),
         ):
             yield from self.section(title, body)
-        yield from self.cause()
+        yield from self.conclusion()
 
     def section(self, title: str, body: Iterable[str]) -> Iterator[str]:
+        """`body` below a title; nothing where there is none."""
         is_first = True
         for line in body:
             if is_first:
                 yield ""
-                yield self.paint(_BOLD, title)
+                yield self.paint(BOLD, title)
                 is_first = False
             yield f"  {line}"
 
     def block(self, text: str) -> Iterator[str]:
+        """A text of several lines, each behind a bar."""
         for line in text.rstrip("\n").split("\n") if text else ():
             yield f"| {escape(line)}".rstrip()
 
     def head(self) -> Iterator[str]:
+        """Who it was, and when."""
         pm, exit = self.pm, self.pm.exit
         pid = "no process yet" if pm.peer.pid is None else f"pid {pm.peer.pid}"
-        yield self.paint(_BOLD, f'{"Cell" if pm.is_live else "Post-mortem of cell"} "{escape(pm.peer.name)}"') + (
+        yield self.paint(BOLD, f'{"Cell" if pm.is_live else "Post-mortem of cell"} "{escape(pm.peer.name)}"') + (
             f" (peer {pm.peer.peer_id}, epoch {pm.peer.epoch}), {pid}"
         )
         if pm.is_live:
@@ -94,19 +94,22 @@ class _Report:
             yield f"  segment {escape(pm.segment_path)}"
 
     def damage(self) -> Iterator[str]:
+        """What could not be read."""
         damage = self.pm.damage
         for text in damage[:_MOST_DAMAGE_LINES]:
-            yield self.paint(_YELLOW, escape(text))
+            yield self.paint(YELLOW, escape(text))
         if len(damage) > _MOST_DAMAGE_LINES:
             yield f"and {len(damage) - _MOST_DAMAGE_LINES:,} more"
 
     def process(self) -> Iterator[str]:
+        """What is known of the process."""
         exit = self.pm.exit
         known: dict[str, object] = {
             "stage": self.pm.stage.label,
             "cpu_s": exit.cpu_s,
             "max_rss_bytes": exit.max_rss_bytes,
             "core_dumped": exit.core_dumped,
+            "last_beat_before_end_ns": None if exit.last_beat_ns is None else exit.ended_ns - exit.last_beat_ns,
         }
         known.update(self.pm.facts)
         known.update({name: value for name, value in self.pm.header.items() if name not in known})
@@ -116,10 +119,11 @@ class _Report:
             yield f"{name:<{width}}  {text}"
 
     def losses(self) -> Iterator[str]:
+        """What is missing."""
         is_any = False
         for text in self.loss_texts():
             is_any = True
-            yield self.paint(_YELLOW, text)
+            yield self.paint(YELLOW, text)
         if not is_any:
             yield "nothing lost"
 
@@ -151,54 +155,38 @@ class _Report:
                 yield f"{count:,} {what}"
 
     def config(self) -> Iterator[str]:
+        """The filter."""
         yield escape(self.pm.config) or "none"
 
     def records_title(self) -> str:
+        """How many of the records are shown."""
         shown, total = len(self.records), len(self.pm.records)
         return f"records, all {total:,}" if shown == total else f"records, last {shown:,} of {total:,}"
 
-    def record_lines(self) -> Iterator[str]:
+    def history(self) -> Iterator[str]:
+        """The records, with dates and tracebacks."""
         day = ""
         for record in self.records:
             date = calendar(record.time_ns).partition(" ")[0]
             if date != day:
                 day = date
-                yield self.paint(_DIM, f"{date} (UTC)")
-            yield self.record_line(record)
+                yield self.paint(DIM, f"{date} (UTC)")
+            yield self.record_lines.line(record)
             if record.exception is not None:
                 yield from (f"    {line}" for line in self.exception_lines(record.exception))
         if not self.records:
             yield "none"
 
     def exception_lines(self, exception: ExceptionText) -> Iterator[str]:
+        """The traceback of a record's exception."""
         ending = self.pm.exit.exception
         if exception.traceback and ending is not None and exception[:3] == ending[:3]:
-            yield self.paint(_DIM, "(the traceback stands at the end)")
+            yield self.paint(DIM, "(the traceback stands at the end)")
         else:
             yield from self.block(exception.traceback or _one_line(exception))
 
-    def record_line(self, record: Record) -> str:
-        level = f"{level_name(record.level):<8}"
-        code = _RED if record.level >= ERROR else _YELLOW if record.level >= WARNING else ""
-        parts = [
-            self.paint(_DIM, clock(record.time_ns)),
-            self.paint(code, level) if code else level,
-            escape(record.target),
-        ]
-        parts.append(_MARKS.get(record.kind, "") + escape(record.message))
-        if isinstance(record, SpanClose):
-            parts.append(f"({duration(record.duration_ns)})")
-        if record.fields and not isinstance(record, Lost):
-            parts.append(fields_text(record.fields))
-        if record.cuts:
-            parts.append("[cut, original lengths: " + fields_text(record.cuts) + "]")
-        if isinstance(record, Event) and record.span_id in self.names:
-            parts.append(self.paint(_DIM, f"in {escape(self.names[record.span_id])}"))
-        if len(self.threads) > 1 and record.thread is not None:
-            parts.append(self.paint(_DIM, f"[thread {record.thread}]"))
-        return "  ".join(parts)
-
     def spans(self) -> Iterator[str]:
+        """The open spans as a tree."""
         suspended = {record.span_id for record in self.last_of_spans() if isinstance(record, SpanExit)}
         lines = span_lines(self.pm.open_spans, suspended)
         width = max((len(duration(line.span.age_ns)) for line in lines), default=0)
@@ -206,6 +194,7 @@ class _Report:
             yield self.span_line(line, width)
 
     def last_of_spans(self) -> Iterable[Record]:
+        """The last record of each span that was entered."""
         last: dict[bytes, Record] = {}
         for record in self.pm.records:
             if isinstance(record, SpanEnter | SpanExit):
@@ -213,28 +202,41 @@ class _Report:
         return last.values()
 
     def span_line(self, line: SpanLine, width: int) -> str:
+        """One open span."""
         span = line.span
         parts = [f"{duration(span.age_ns):>{width}}", "  " * line.depth + escape(span.name)]
         if span.fields:
             parts.append(fields_text(span.fields))
-        parts.append(self.paint(_DIM, f"{escape(span.target)}, since {clock(span.started_ns)}"))
+        parts.append(self.paint(DIM, f"{escape(span.target)}, since {clock(span.started_ns)}"))
         if line.state:
-            parts.append(self.paint(_BOLD, f"<- {line.state}"))
+            parts.append(self.paint(BOLD, f"<- {line.state}"))
         return "  ".join(parts)
 
-    def cause(self) -> Iterator[str]:
-        """The last lines: the exception's own traceback, then how it ended, then why."""
+    def exception(self) -> Iterator[str]:
+        """What left the target, with its own traceback."""
+        exception = self.pm.exit.exception
+        if exception is not None:
+            yield from self.block(exception.traceback or _one_line(exception))
+
+    def conclusion(self) -> Iterator[str]:
+        """The last lines: how it ended, what its host did about it, and why."""
         # r[impl dump.render.cause]
         pm, exit = self.pm, self.pm.exit
-        if exit.exception is not None:
-            yield from self.section("exception", self.block(exit.exception.traceback or _one_line(exit.exception)))
         yield ""
-        yield self.paint(_BOLD, pm.summary)
+        yield self.paint(BOLD, pm.summary)
         if pm.is_live and exit.verdict == "unknown":
             return
+        for step in exit.steps:
+            yield f"  host: {escape(step)}"
         for evidence in exit.evidence:
             yield f"  evidence: {escape(evidence)}"
-        yield self.paint(_RED, f"verdict: {escape(exit.verdict)}")
+        yield self.paint(RED, verdict_line(exit))
+
+
+def verdict_line(exit: CellExit) -> str:
+    """The cause in one safe line, and how sure it is."""
+    sure = "" if exit.confidence is Confidence.UNKNOWN else f" ({exit.confidence})"
+    return f"verdict: {escape(exit.verdict)}{sure}"
 
 
 def _one_line(exception: ExceptionText) -> str:

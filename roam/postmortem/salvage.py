@@ -16,7 +16,7 @@ import enum
 import os
 import re
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DumpError, RoamError, SegmentCorrupt
@@ -28,7 +28,7 @@ from ..stage import Stage
 from ..tracing.offline import remains_of_segment
 from ..tracing.peer import Remains
 from .file import write
-from .segment import SEGMENT_SUFFIX, end_of
+from .segment import SEGMENT_SUFFIX, birth_order, end_of_orphan
 
 __all__ = ["Fate", "Finding", "salvage", "salvage_claimed"]
 
@@ -36,7 +36,6 @@ _COMPANION_SUFFIXES = (".fault", ".stderr")
 _STEM = re.compile(r"[0-9]+-[0-9a-f]{16}")
 """As `RunDirectory.new_stem` makes them."""
 _PIECE_BYTES = 1 << 20
-_NO_HOST = "nobody held the lock on the run directory of its host"
 
 
 class Fate(enum.StrEnum):
@@ -132,8 +131,7 @@ def _contents(directory: Path) -> tuple[list[Path], list[Path]]:
     """The segments in the order of birth, and everything else but the lock."""
     paths = [path for path in directory.iterdir() if path.name != LOCK_NAME]
     segments = [path for path in paths if path.suffix == SEGMENT_SUFFIX]
-    segments.sort(key=lambda path: (len(path.name.partition("-")[0]), path.name))
-    return segments, [path for path in paths if path.suffix != SEGMENT_SUFFIX]
+    return sorted(segments, key=birth_order), [path for path in paths if path.suffix != SEGMENT_SUFFIX]
 
 
 def _salvage_segment(path: Path, places: tuple[Path, Path], most_bytes: int | None, is_rehearsal: bool) -> Finding:
@@ -212,14 +210,7 @@ def _why_not_told(remains: Remains, segment: SegmentFile) -> str | None:
 
 def _write(remains: Remains, places: tuple[Path, Path]) -> Path:
     """Write the post-mortem into the first of the places that takes it. Raises `DumpError`."""
-    if remains.peer.peer_id == 0:
-        # It notes no stages; there is a host where there is a segment of it.
-        remains = replace(remains, stage=Stage.RUN)
-        end = end_of(remains, verdict="ended without closing", evidence=("nobody held the lock on its run directory",))
-    elif remains.said_goodbye:
-        end = end_of(remains, verdict="ended by itself; its host was gone", evidence=(_NO_HOST,))
-    else:
-        end = end_of(remains, verdict="its host was gone", evidence=(_NO_HOST,))
+    end = end_of_orphan(remains)
     first, second = places
     if first != second:
         with contextlib.suppress(DumpError):

@@ -6,15 +6,22 @@ import os
 from pathlib import Path
 
 from ..errors import DumpError
-from ..exit import CellExit, ExitKind
+from ..exit import CellExit, Confidence, ExitKind
+from ..shm.segment import boot_id
 from ..tracing.offline import remains_of_segment
 from ..tracing.peer import Remains
 from .model import PostMortem
 from .stacks import fatal_error
 
-__all__ = ["SEGMENT_SUFFIX", "end_of", "of_segment"]
+__all__ = ["SEGMENT_SUFFIX", "birth_order", "end_of", "end_of_orphan", "of_segment"]
 
 SEGMENT_SUFFIX = ".segment"
+
+
+def birth_order(segment: Path) -> tuple[int, str]:
+    """Sorts the segments of a run: their names begin with the ids of their peers."""
+    number = segment.name.partition("-")[0]
+    return (int(number) if number.isdecimal() and len(number) < 20 else 0, segment.name)
 
 
 def of_segment(path: str | os.PathLike[str]) -> PostMortem:
@@ -31,7 +38,13 @@ def of_segment(path: str | os.PathLike[str]) -> PostMortem:
     return PostMortem.of(remains, end_of(remains), {}, is_live=remains.is_live)
 
 
-def end_of(remains: Remains, *, verdict: str = "unknown", evidence: tuple[str, ...] = ()) -> CellExit:
+def end_of(
+    remains: Remains,
+    *,
+    verdict: str = "unknown",
+    confidence: Confidence = Confidence.UNKNOWN,
+    evidence: tuple[str, ...] = (),
+) -> CellExit:
     """The exit of a cell of which only a segment is left.
 
     Fatal stacks are a better cause than `verdict`; `evidence` comes first among what speaks for it.
@@ -51,5 +64,19 @@ def end_of(remains: Remains, *, verdict: str = "unknown", evidence: tuple[str, .
         cpu_s=remains.cpu_ns / 1e9 if remains.said_goodbye and remains.cpu_ns is not None else None,
         max_rss_bytes=remains.max_rss_bytes if remains.said_goodbye else None,
         verdict=verdict if fatal is None else fatal,
+        confidence=confidence if fatal is None else Confidence.CERTAIN,
         evidence=tuple(found),
     )
+
+
+def end_of_orphan(remains: Remains) -> CellExit:
+    """The exit of a peer of which only a segment is left because its host is gone, or that is the host itself."""
+    evidence = ["nobody held the lock on its run directory"]
+    if remains.header.get("boot_id") != boot_id().hex():
+        evidence.append("the machine was started anew since")
+    if remains.peer.peer_id == 0:
+        verdict = "ended without closing"
+    else:
+        evidence[0] = "nobody held the lock on the run directory of its host"
+        verdict = "ended by itself; its host was gone" if remains.said_goodbye else "its host was gone"
+    return end_of(remains, verdict=verdict, confidence=Confidence.LIKELY, evidence=tuple(evidence))

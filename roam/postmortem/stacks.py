@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["FRAMES_SHOWN", "CrashSite", "crash_site", "fatal_error", "frame_count"]
+__all__ = ["FRAMES_SHOWN", "CrashSite", "crash_site", "crashing_stack", "fatal_error"]
 
 _FATAL = "Fatal Python error: "
 _FRAME = re.compile(r'  File (?:"(.*)"|\?\?\?), line (\d{1,9}|\?\?\?) in (.+)')
@@ -53,16 +53,19 @@ def crash_site(text: str) -> CrashSite | None:
     return None
 
 
-def frame_count(text: str) -> int:
-    """How many frames of the thread that died are in `text`, up to `FRAMES_SHOWN`."""
-    start = text.rfind(_FATAL)
-    count, is_current = 0, False
-    for line in text[max(0, start) :].split("\n", _MOST_LINES)[:_MOST_LINES]:
+def crashing_stack(text: str) -> list[str]:
+    """The frames of the thread that a fatal error stopped, innermost first; without one, of the thread that was shown
+    last, which is the main thread where nothing else is said. Tolerant of any text."""
+    start = max(0, text.rfind(_FATAL))
+    current: list[str] = []
+    other: list[str] = []
+    frames: list[str] = []
+    for line in text[start:].split("\n", _MOST_LINES)[:_MOST_LINES]:
         section = _SECTION.match(line)
-        if section is not None:
-            if is_current:
-                break
-            is_current = section[1] != "Thread"
-        elif is_current and _FRAME.fullmatch(line) is not None:
-            count += 1
-    return min(count, FRAMES_SHOWN)
+        if section is None:
+            frames.extend([line[2:]] if line.startswith("  ") else [])
+        elif section[1] == "Thread":
+            frames = other = []
+        else:
+            frames = current = []
+    return current or other

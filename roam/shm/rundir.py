@@ -16,18 +16,21 @@ import os
 import re
 import secrets
 import stat
+import struct
 from pathlib import Path
 
 from ..errors import RoamError
 from .descriptors import close_quietly
 
-__all__ = ["LOCK_NAME", "RunDirectory", "is_run_name", "run_directories", "run_root"]
+__all__ = ["LOCK_NAME", "RunDirectory", "is_held", "is_run_name", "noted_dump_dir", "run_directories", "run_root"]
 
 LOCK_NAME = "host.lock"
 
 _RUN_NAME = re.compile(r"[0-9a-f]{16}")
 _ATTEMPTS = 8
 _LONGEST_NOTE_BYTES = 8192
+_FLOCK = struct.Struct("hhqqi4x")
+"""`struct flock`: type, whence, start, length, pid."""
 
 _held: dict[str, object] = {}
 """Names of the directories whose lock this process has, or is about to take. It must not open those files again:
@@ -70,6 +73,51 @@ def run_directories(root: Path) -> list[Path]:
             ]
     except FileNotFoundError:
         return []
+
+
+def is_held(path: Path) -> bool | None:
+    """Whether somebody holds the lock of a run directory, its host as a rule; None where nobody can say. Takes no lock."""
+    if path.name in _held:
+        return True
+    fd = -1
+    try:
+        fd = _open_to_look(path)
+        # Of a lock that is asked for, the kernel says which other one is in the way.
+        answer = fcntl.fcntl(fd, fcntl.F_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    except OSError:
+        return None
+    finally:
+        close_quietly(fd)
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+
+def noted_dump_dir(path: Path) -> Path | None:
+    """Where the host of a run directory puts its dumps, as far as another process can know; see `RunDirectory.dump_dir`."""
+    if path.name in _held:
+        return None
+    fd = -1
+    try:
+        fd = _open_to_look(path)
+        return _noted(fd)
+    except OSError:
+        return None
+    finally:
+        close_quietly(fd)
+
+
+def _open_to_look(path: Path) -> int:
+    return os.open(path / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _noted(lock_fd: int) -> Path | None:
+    try:
+        noted = os.pread(lock_fd, _LONGEST_NOTE_BYTES, 0)
+        place = Path(os.fsdecode(noted[:-1]))
+        found = os.stat(place)
+    except (OSError, ValueError):
+        return None
+    is_usable = noted.endswith(b"\0") and place.is_absolute() and stat.S_ISDIR(found.st_mode)
+    return place if is_usable and found.st_uid == os.getuid() else None
 
 
 class RunDirectory:
@@ -158,14 +206,7 @@ class RunDirectory:
     @property
     def dump_dir(self) -> Path | None:
         """Where the host of this directory put its dumps, if that place is still there and this user's."""
-        try:
-            noted = os.pread(self._lock_fd, _LONGEST_NOTE_BYTES, 0)
-            place = Path(os.fsdecode(noted[:-1]))
-            found = os.stat(place)
-        except (OSError, ValueError):
-            return None
-        is_usable = noted.endswith(b"\0") and place.is_absolute() and stat.S_ISDIR(found.st_mode)
-        return place if is_usable and found.st_uid == os.getuid() else None
+        return _noted(self._lock_fd)
 
     def new_stem(self, peer_id: int) -> str:
         """A file name stem for one peer, random so that nobody can guess it."""

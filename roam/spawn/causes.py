@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..exit import Confidence, ExitKind, signal_name
-from ..postmortem.stacks import FRAMES_SHOWN, fatal_error, frame_count
+from ..postmortem.stacks import FRAMES_SHOWN, crashing_stack, fatal_error
 from ..stage import ExceptionText
 from ..tracing.peer import Remains
 from . import answer
@@ -211,7 +211,7 @@ def _by_fault(case: Case) -> Verdict | None:
     if case.signal is None or said is None or _FAULTS.get(said) != case.signal:
         return None
     evidence = (f"{where} says: Fatal Python error: {said}", signal_name(case.signal))
-    if case.signal == signals.SIGSEGV and frame_count(text) >= FRAMES_SHOWN:
+    if case.signal == signals.SIGSEGV and len(crashing_stack(text)) > FRAMES_SHOWN:
         return Verdict("stack overflow", _LIKELY, (*evidence, f"{FRAMES_SHOWN} calls deep, and more"))
     return Verdict(said, _CERTAIN, evidence)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,7 @@ class Cell:
         self._answer: answer.Answer | None = None
         self._outcome: tuple[bool, Any] | None = None
         self._dump_path: Path | None = None
+        self._load: Callable[[], PostMortem] | None = None
         self._post_mortem: PostMortem | None = None
         self._sentinel_fd = -1
 
@@ -126,10 +127,8 @@ class Cell:
     def post_mortem(self) -> PostMortem | None:
         """What was left of it after an abnormal exit; None while it runs and after a normal end. Raises `DumpError`
         if the file is gone or damaged."""
-        if self._post_mortem is None and self._dump_path is not None:
-            from ..postmortem import load
-
-            self._post_mortem = load(self._dump_path)
+        if self._post_mortem is None and self._load is not None:
+            self._post_mortem = self._load()
         return self._post_mortem
 
     @property
@@ -260,7 +259,9 @@ class Cell:
             # r[impl spawn.stage]
             return SpawnFailed(name=self._name, stage=ended.stage.label, exit=ended, detail=self._start_detail(ended))
         dump_path = str(self._dump_path) if self._dump_path is not None else None
-        return CellCrashed(name=self._name, exit=ended, dump_path=dump_path)
+        # Not of this handle: the error is kept by it, and would keep it in turn.
+        brief = partial(_brief, self._load) if self._load is not None else None
+        return CellCrashed(name=self._name, exit=ended, dump_path=dump_path, brief=brief)
 
     def _start_detail(self, ended: CellExit) -> str:
         if ended.exception is not None:
@@ -404,31 +405,25 @@ class Cell:
 
     def report_hang(self, activity: Activity) -> Path | None:
         """Write a post-mortem of the cell as it is, hung and alive; None where that cannot be done. Called by the watchdog."""
-        from ..postmortem import write
-
+        assert self._host.dumps is not None
         remains = self._link.snapshot()
-        verdict_ = verdict.of_hang(activity, remains, self.interference)
-        try:
-            assert self._host.dump_dir is not None
-            return write(remains, verdict_, facts.gather(self, facts.Corpse()), self._host.dump_dir)
-        except DumpError:
-            logging.getLogger("roam").exception("there is no post-mortem of the hung cell %r", self._name)
-            return None
+        ended = verdict.of_hang(activity, remains, self.interference)
+        return self._host.dumps.keep(remains, ended, facts.gather(self, facts.Corpse())).path
 
     def _preserve(self, remains: Remains, ended: CellExit) -> bool:
-        """Write the dump. False if it could not be written: then the segment stays, and the post-mortem is kept in memory."""
-        from ..postmortem import PostMortem, write
-
-        known = facts.gather(self, self._corpse)
-        try:
-            assert self._host.dump_dir is not None
-            self._dump_path = write(remains, ended, known, self._host.dump_dir)
-        except Exception:
-            logging.getLogger("roam").exception("the post-mortem of cell %r is kept in memory only", self._name)
-            self._post_mortem = PostMortem.of(remains, ended, known)
-            return False
-        return True
+        """Write the dump, or keep the post-mortem in memory. True if the segment may go."""
+        assert self._host.dumps is not None
+        kept = self._host.dumps.keep(remains, ended, facts.gather(self, self._corpse))
+        self._dump_path, self._load = kept.path, kept.load
+        return kept.is_settled
 
     def __del__(self) -> None:
         if getattr(self, "_sentinel_fd", -1) >= 0:
             os.close(self._sentinel_fd)
+
+
+def _brief(load: Callable[[], PostMortem]) -> str:
+    try:
+        return load().brief()
+    except DumpError:
+        return "its post-mortem cannot be read any more"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +9,11 @@ from typing import TYPE_CHECKING
 from ..exit import CellExit, ExitKind
 from ..stage import Stage
 from . import status, verdict
-from .facts import Corpse
+from .facts import examine
 from .ladder import Interference
 
 if TYPE_CHECKING:
+    from ..tracing.dumps import DumpKeeper
     from ..tracing.link import PeerLink
     from ..tracing.peer import Remains
 
@@ -23,9 +23,9 @@ __all__ = ["RegisteredPeer"]
 class RegisteredPeer:
     """The owner of a peer made by `TracingHost.register_peer`: says how its process ended, and never reaps or ends it."""
 
-    def __init__(self, link: PeerLink, dump_dir: Path) -> None:
+    def __init__(self, link: PeerLink, dumps: DumpKeeper) -> None:
         self._link = link
-        self._dump_dir = dump_dir
+        self._dumps = dumps
         self._registered_ns = time.time_ns()
         self._exit: CellExit | None = None
         self._dump_path: Path | None = None
@@ -49,7 +49,9 @@ class RegisteredPeer:
     def conclude(self, remains: Remains) -> None:
         """Called once by the host, after the final drain. Never raises."""
         found = status.take(remains.peer.pid or 0, self._link.pidfd, None, reap=False)
-        ended = verdict.judge(found, remains, None, Interference(self._registered_ns), corpse=Corpse())
+        ended = verdict.judge(
+            found, remains, None, Interference(self._registered_ns), corpse=examine(remains.peer.pid or 0)
+        )
         if ended.kind is ExitKind.LOST and remains.said_goodbye:
             ended = CellExit(
                 kind=ExitKind.EXITED,
@@ -64,11 +66,7 @@ class RegisteredPeer:
         self._exit = ended
 
     def _preserve(self, remains: Remains, ended: CellExit) -> bool:
-        from ..postmortem import write
-
-        try:
-            self._dump_path = write(remains, ended, {}, self._dump_dir)
-        except Exception:
-            logging.getLogger("roam").exception("the segment of peer %r is kept, for want of a dump", remains.peer.name)
-            return False
-        return True
+        """True if the segment may go. Without a file what the host keeps of the peer is left: its records, its spans."""
+        kept = self._dumps.keep(remains, ended, {})
+        self._dump_path = kept.path
+        return kept.is_settled

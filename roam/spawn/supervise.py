@@ -21,10 +21,12 @@ from ..postmortem import check_dump_dir, default_dump_dir
 from ..shm.descriptors import close_quietly
 from ..stage import Stage
 from ..tracing import host as hosts
+from ..tracing.dumps import DumpLimits
 from ..tracing.host import TracingHost
 from ..tracing.link import PeerLink
 from . import kin, launch, lifeline, main_module, stdio, surroundings
 from .cell import Cell
+from .dumps import DumpStore
 from .handover import Handover
 from .orphans import salvage_orphans
 from .parcel import Parcel
@@ -228,14 +230,14 @@ def _after_fork_in_child() -> None:
 class _Undertaker:
     """What stands above every host of this process."""
 
-    def prepare(self, dump_dir: Path | None) -> Path:
+    def prepare(self, dump_dir: str | os.PathLike[str] | None, limits: DumpLimits) -> DumpStore:
         directory = check_dump_dir(dump_dir if dump_dir is not None else default_dump_dir())
         salvage_orphans(directory)
-        return directory
+        return DumpStore(directory, limits)
 
     def adopt(self, link: PeerLink) -> None:
         keeper: Any = link._keeper
-        link.owner = RegisteredPeer(link, keeper.dump_dir)
+        link.owner = RegisteredPeer(link, keeper.dumps)
 
 
 hosts.undertaker = _Undertaker()

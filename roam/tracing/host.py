@@ -31,14 +31,15 @@ from .collector import Collector
 from .concluder import Concluder
 from .config import ConfigResult, TracingConfig
 from .defects import report_defect
+from .dumps import DumpLimits
 from .emitter import Emitter
 from .fanout import FanOut
 from .link import PeerLink
 from .peer import PeerOwner, Undertaker
 from .peers import PeerTable
 from .records import Peer, TaggedRecord
-from .reservation import refusals_told, reserve_link
-from .statistics import HostStatistics
+from .reservation import check_options, refusals_told, reserve_link
+from .statistics import DumpStatistics, HostStatistics
 from .subscription import Subscription
 
 __all__ = ["TracingHost"]
@@ -55,7 +56,7 @@ class TracingHost:
     """Collects the records of its peers.
 
     `config` is what new peers start with. `segment` gives the sizes of their segments. `dump_dir` is where
-    post-mortems go, the user's state directory by default. `retain_bytes` is what is kept of one peer,
+    post-mortems go, the user's state directory by default, and `dump_limits` what they may take of it. `retain_bytes` is what is kept of one peer,
     `retain_total_bytes` of all together, dead peers first to go. `forward` hands events to this process's `logging`.
     With `promote_on_error` a span that ends with an exception promotes its trace, see `promote`.
 
@@ -69,6 +70,7 @@ class TracingHost:
         *,
         segment: SegmentConfig | None = None,
         dump_dir: str | os.PathLike[str] | None = None,
+        dump_limits: DumpLimits | None = None,
         retain_bytes: int = 2 << 20,
         retain_total_bytes: int = 256 << 20,
         forward: bool = True,
@@ -76,17 +78,13 @@ class TracingHost:
     ) -> None:
         self._config = config or TracingConfig()
         self._segment_config = segment or SegmentConfig()
-        if not isinstance(self._segment_config, SegmentConfig):
-            raise TypeError(f"TracingHost(segment={segment!r}): sizes are a SegmentConfig")
-        if retain_bytes < self._segment_config.page_bytes or retain_total_bytes < retain_bytes:
-            raise ValueError(
-                f"TracingHost(retain_bytes={retain_bytes}, retain_total_bytes={retain_total_bytes}): "
-                "one peer needs at least a page, and all together at least what one may keep"
-            )
+        limits = dump_limits or DumpLimits()
+        check_options(self._segment_config, limits, retain_bytes, retain_total_bytes)
         self._retain_bytes = retain_bytes
         self.pid = os.getpid()
-        requested = Path(dump_dir) if dump_dir is not None else None
-        self.dump_dir = undertaker.prepare(requested) if undertaker is not None else requested
+        self.dumps = undertaker.prepare(dump_dir, limits) if undertaker is not None else None
+        """Whoever writes post-mortems; None where nobody does."""
+        self.dump_dir = self.dumps.directory if self.dumps is not None else None
         """Where post-mortems are written."""
         self._ids = itertools.count()
         self._lock = threading.Lock()
@@ -203,9 +201,7 @@ class TracingHost:
     def records(self, *, cell: object = None, last: int | None = None) -> list[TaggedRecord]:
         """What the host keeps, in time order: of one peer (a name, a `Cell`, a `Peer` or a peer id) or of all; the
         `last` ones only, where given."""
-        links = self._peers.all if cell is None else self._peers.named(cell)
-        found = [TaggedRecord(link.peer, record) for link in links for record in link.records()]
-        found.sort(key=lambda tagged: tagged.record.time_ns)
+        found = self._peers.records(cell)
         return found if last is None else found[max(0, len(found) - last) :]
 
     def promote(self, trace_id: bytes) -> int:
@@ -224,6 +220,7 @@ class TracingHost:
             evicted=self._peers.evicted,
             forwarding=self._fan_out.forwarding_statistics(),
             promotions_skipped=self._fan_out.promotions_skipped,
+            dumps=self.dumps.statistics() if self.dumps is not None else DumpStatistics(),
         )
 
     def set_config(
@@ -332,6 +329,8 @@ class TracingHost:
         emitters.withdraw(self._emitter)
         del self._emitter
         self._concluder.close()
+        if self.dumps is not None:
+            self.dumps.close()
         own = self._own
         if own is not None:
             self._collector.ask(lambda: self._drain_last(own), CLOSE_TIMEOUT_S)

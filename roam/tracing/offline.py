@@ -15,6 +15,7 @@ from ..shm.layout import MAILBOX_HEAD, MAILBOX_OFFSET, MAILBOX_SLOT_BYTES, HostW
 from ..shm.mailbox import LIMIT_BYTES
 from ..shm.reader import Chunk, Gap
 from ..shm.segment import SegmentFile, boot_id
+from ..stage import Stage
 from .config import TracingConfig, slots_of
 from .inspection import (
     FAULT_LIMIT_BYTES,
@@ -87,7 +88,8 @@ def _remains(segment: SegmentFile, path: Path) -> Remains:
         lost=lost,
         open_spans=spans,
         statistics=peer_statistics(readers, words, slots, torn=torn),
-        stage=stage_of(words),
+        # A host notes no stages; where there is a segment of it, it ran.
+        stage=stage_of(words) if identity.peer_id else Stage.RUN,
         config=config,
         died_ns=died_ns,
         fault_text=read_tail(stem.with_suffix(".fault"), FAULT_LIMIT_BYTES),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..shm.reader import Chunk, Gap
 from ..shm.spans import OpenBody
 from ..stage import Stage
 from .codec import decode
+from .dumps import DumpKeeper, DumpLimits
 from .records import Lost, Peer, Record, SpanEnter
 from .statistics import PeerStatistics
 
@@ -110,7 +112,7 @@ class PeerOwner(Protocol):
 class Undertaker(Protocol):
     """What stands above a host: where dumps go, and who owns a peer that was registered without an owner."""
 
-    def prepare(self, dump_dir: Path | None) -> Path:
+    def prepare(self, dump_dir: str | os.PathLike[str] | None, limits: DumpLimits) -> DumpKeeper:
         """Choose and check the directory for dumps, and salvage what killed hosts have left. Raises `DumpError` if nothing
         can be written there."""
         ...

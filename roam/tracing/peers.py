@@ -7,7 +7,7 @@ from collections import deque
 
 from ..shm.reader import Chunk, Gap
 from .link import PeerLink
-from .records import Peer
+from .records import Peer, TaggedRecord
 from .retention import CHUNK_OVERHEAD_BYTES
 
 __all__ = ["PeerTable"]
@@ -100,6 +100,13 @@ class PeerTable:
         """In a forked child, where nobody releases a lock that another thread holds in the parent: everybody."""
         self._lock = threading.Lock()
         return self.all
+
+    def records(self, cell: object) -> list[TaggedRecord]:
+        """What is kept of the peers that `cell` means, of everybody for None, in time order."""
+        links = self.all if cell is None else self.named(cell)
+        found = [TaggedRecord(link.peer, record) for link in links for record in link.records()]
+        found.sort(key=lambda tagged: tagged.record.time_ns)
+        return found
 
     def named(self, cell: object) -> list[PeerLink]:
         """The peers that `cell` means: a name, a peer id, a `Peer`, a link or its owner. Raises `TypeError` for

@@ -16,14 +16,28 @@ from ..shm.header import Identity
 from ..shm.layout import SegmentConfig
 from ..shm.rundir import RunDirectory
 from ..shm.segment import SegmentFile, boot_id, process_start_ticks
+from .dumps import DumpLimits
 from .link import LinkKeeper, PeerLink
 from .peer import PeerOwner
 from .propagate import cause_here
 from .records import Peer
 
-__all__ = ["refusals_told", "reserve_link"]
+__all__ = ["check_options", "refusals_told", "reserve_link"]
 
 VERSION = "0.1.0"
+
+
+def check_options(segment: object, dump_limits: object, retain_bytes: int, retain_total_bytes: int) -> None:
+    """Whether a host can work with these. Raises `TypeError` or `ValueError`."""
+    if not isinstance(segment, SegmentConfig):
+        raise TypeError(f"TracingHost(segment={segment!r}): sizes are a SegmentConfig")
+    if not isinstance(dump_limits, DumpLimits):
+        raise TypeError(f"TracingHost(dump_limits={dump_limits!r}): limits are DumpLimits")
+    if retain_bytes < segment.page_bytes or retain_total_bytes < retain_bytes:
+        raise ValueError(
+            f"TracingHost(retain_bytes={retain_bytes}, retain_total_bytes={retain_total_bytes}): "
+            "one peer needs at least a page, and all together at least what one may keep"
+        )
 
 
 @contextlib.contextmanager

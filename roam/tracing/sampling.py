@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any, NamedTuple
 
+from .bucket import Bucket
 from .directives import EVERYTHING, parse_directives
 from .records import WARNING
 
@@ -117,30 +118,12 @@ def _rate(key: str, rate: Any) -> tuple[int, float]:
     return parse_rate(rate)
 
 
-class _Bucket:
-    """So many tokens, which come back with time. It starts full: `100/h` lets up to 200 through in the first hour."""
-
-    __slots__ = ("_level", "_most", "_per_s", "_since")
-
-    def __init__(self, count: int, period_s: float) -> None:
-        self._most = self._level = float(count)
-        self._per_s = count / period_s
-        self._since = time.monotonic()
-
-    def take(self) -> bool:
-        now = time.monotonic()
-        level = min(self._most, self._level + (now - self._since) * self._per_s)
-        self._since = now
-        self._level = level - 1 if level >= 1 else level
-        return level >= 1
-
-
 class _Active(NamedTuple):
     """A rule at work in this process."""
 
     rule: Rule
     slot: int
-    bucket: _Bucket | None
+    bucket: Bucket | None
 
 
 class Tally:
@@ -189,8 +172,8 @@ class Sampler:
         self.slots = {rule.key: slots.get(rule.key, 0) for rule in rules}
         """Where each key is counted."""
         known = before.buckets if before is not None else {}
-        self.buckets: dict[tuple[str, tuple[int, float]], _Bucket] = {
-            (rule.key, rule.rate): known.get((rule.key, rule.rate)) or _Bucket(*rule.rate)
+        self.buckets: dict[tuple[str, tuple[int, float]], Bucket] = {
+            (rule.key, rule.rate): known.get((rule.key, rule.rate)) or Bucket(*rule.rate)
             for rule in rules
             if rule.rate is not None
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["HostStatistics", "LaneStatistics", "PeerStatistics", "SubscriptionStatistics"]
+__all__ = ["DumpStatistics", "HostStatistics", "LaneStatistics", "PeerStatistics", "SubscriptionStatistics"]
 
 
 class LaneStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +51,18 @@ class SubscriptionStatistics(msgspec.Struct, frozen=True, kw_only=True):
     queued: int
 
 
+class DumpStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """The post-mortems of one host. All are counts."""
+
+    written: int = 0
+    failed: int = 0
+    """Could not be written; their segments are kept as the evidence."""
+    suppressed: int = 0
+    """Are in no file, because too many cells died at once; see `DumpLimits`."""
+    removed: int = 0
+    """Dumps, of whichever host, that this one removed to keep their directory within its limits."""
+
+
 class HostStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """A whole host."""
 
@@ -62,3 +74,4 @@ class HostStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Into the host's own logging."""
     promotions_skipped: int = 0
     """Traces that failed, and were not promoted then because too many failed at once; each once, of 1,024 remembered."""
+    dumps: DumpStatistics = DumpStatistics()
