@@ -14,6 +14,8 @@ from tests.deaths.planted import DEATHS, Planted
 from tests.support import REPOSITORY, expect_none, run_script
 
 
+# r[verify spawn.verdict]
+# r[verify spawn.verdict.memory]
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", DEATHS)
 def test_a_death_is_called_by_its_name_and_loses_nothing(name, method):
