@@ -72,6 +72,7 @@ def test_nothing_judged_by_an_older_configuration_comes_after_its_successor_was_
     def chatter() -> None:
         while not stop.is_set():
             traced.tracer.debug("detail")
+            roam.debug("detail")
             with traced.tracer.span("piece"):
                 traced.tracer.info("round")
             signal_safe()

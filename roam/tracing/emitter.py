@@ -81,6 +81,8 @@ class Emitter:
         self.config = TracingConfig("info")
         self.filter = self.config.capture
         self.thresholds = self.filter.thresholds
+        self.lowest = self.filter.lowest
+        """No record below this level is written, whatever its target."""
         self.redactor = redactor_of(self.config.redact)
         self.sampler: Sampler | None = None
         """What keeps records out although the filter admits them; None where nothing does."""
@@ -114,7 +116,7 @@ class Emitter:
                 # r[impl shm.config.keep] Keep what there is; -1 makes the next emit look again.
                 self.generation = -1 if seen else 0
                 return seen
-            generation, capture = found[0], config.capture
+            generation, capture, lowest = found[0], config.capture, config.capture.lowest
             overflow, redactor = self.writer.plan_overflow(config.overflow), redactor_of(config.redact)
             sampler = succeed(self.sampler, config.rules, slots, self.writer.suppress, self._kept_out)
             # No call from here on: a signal handler that emits may have taken a newer one meanwhile.
@@ -122,6 +124,7 @@ class Emitter:
                 self.config = config
                 self.filter = capture
                 self.thresholds = capture.thresholds
+                self.lowest = lowest
                 self.writer.overflow = overflow
                 self.redactor = redactor
                 self.sampler = sampler
