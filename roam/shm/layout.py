@@ -136,6 +136,8 @@ class StatusWord:
     SPANS_OVERFLOWED = STATE + 7
     CPU_NS = STATE + 8
     MAX_RSS = STATE + 9
+    REFUSED = STATE + 10
+    """The last config generation that was whole and that the cell did not understand."""
     DROPPED = STATE + 16
     """3 x 8 words: lane by lane, in the order of `CAUSES`."""
     ANNOUNCED = DROPPED + 24
