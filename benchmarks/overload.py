@@ -113,7 +113,7 @@ def overload(rounds: int, scale: float, *, policy: str) -> Measured:  # noqa: AR
     missing = answer["bulk"]["lost"] + sum(answer["bulk"]["dropped"].values())
     text = f"{time_ns(figure)}, {missing / (rounds + 1):,.0f} of {OVERLOAD_COUNT:,} not kept, all counted"
     if waits:
-        text += f", {len(waits) / rounds:g} wait of {time_ns(statistics.median(waits))}"
+        text += f"; the wait of {time_ns(statistics.median(waits))} apart"
     return Measured(anchor=time_ns(anchor), roam=text, ratio=ratio, reached=ratio <= 2)
 
 

@@ -40,13 +40,14 @@ def check(waits: list[Wait]) -> str:
     last = (len(waits) * 99 - 1) // 100
     beyond, slept = sorted(wait.beyond for wait in waits)[last], sorted(wait.slept_beyond for wait in waits)[last]
     at_once = sum(wait.at_once for wait in waits) / len(waits)
-    assert min(wait.beyond for wait in waits) >= 0
-    assert beyond <= slept + 0.005
-    assert at_once < WAIT_S
-    return (
+    figures = (
         f"{len(waits)} waits of {WAIT_S * 1e3:g} ms: at p99 {beyond * 1e3:.2f} ms beyond, a bare sleep "
         f"{slept * 1e3:.2f} ms; the {AT_ONCE} emits after each took {at_once * 1e3:.2f} ms"
     )
+    assert min(wait.beyond for wait in waits) >= 0
+    assert beyond <= slept + 0.005, figures
+    assert at_once < WAIT_S, figures
+    return figures
 
 
 @pytest.mark.slow
@@ -63,7 +64,7 @@ def test_a_stopped_host_is_waited_for_as_long_as_asked():
 @pytest.mark.slow
 def test_a_dead_host_is_waited_for_once(tmp_path):
     """By each lane of each cell that outlives it."""
-    count = 40
+    count = 70
     with Program(
         "-m", "tests.pressed", "killed", tmp_path, str(count), cwd=REPOSITORY, ROAM_DIR=str(tmp_path / "roam")
     ) as host:
