@@ -15,7 +15,7 @@ __all__ = ["main"]
 
 def rows() -> tuple:
     """Every row of the table, in its order."""
-    from . import cost, death, delivery, idle, loops, stall, start
+    from . import cost, death, delivery, idle, loops, overload, stall, start
     from .table import Row
 
     return (
@@ -35,6 +35,15 @@ def rows() -> tuple:
         ),
         Row("delivery", "decoded at a subscriber, against os.write + msgspec", "≥ 0.5", delivery.delivery),
         Row("stall", "emit at 5,000/s, host stopped 1 s, against a pipe", "p99.9 < 2 ms, 0 lost", stall.stall),
+        *(
+            Row(
+                f"overload-{policy}",
+                f"emit under ten times overload, {policy}, against idle",
+                "≤ 2",
+                functools.partial(overload.overload, policy=policy),
+            )
+            for policy in overload.POLICIES
+        ),
         Row("lost", "lost after SIGKILL, against QueueHandler", "0", death.lost),
         Row("spans", "open spans known after SIGKILL", "all", death.open_spans),
         Row("fork", "fork to first record", "reported", functools.partial(start.start, method="fork", limit=None)),

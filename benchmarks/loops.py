@@ -12,7 +12,9 @@ import logging.handlers
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,6 +22,7 @@ import msgspec
 import roam
 
 __all__ = [
+    "CHUNK",
     "LAST",
     "WireEvent",
     "debug_by_logging",
@@ -32,13 +35,17 @@ __all__ = [
     "emit_by_roam",
     "emit_for_delivery_by_pipe",
     "emit_for_delivery_by_roam",
+    "emit_under_pressure",
     "idle",
     "pace_by_pipe",
     "pace_by_roam",
     "span_by_roam",
+    "stopped",
 ]
 
 WARM_UP_COUNT = 2_000
+CHUNK = 100
+"""So many emits are timed together, where a figure is not for a whole loop."""
 LAST = "the last one"
 PATH = "/api/v1/items"
 
@@ -202,6 +209,42 @@ def pace_by_roam(count: int, per_second: int) -> list[int]:
     took = pace(lambda i: roam.info("request handled", user_id=i, path=PATH, elapsed=0.25), count, per_second)
     roam.info(LAST)
     return took
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process stands still meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.001)
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def emit_in_chunks(count: int) -> list[int]:
+    """Emit `count` events; returns how many nanoseconds each `CHUNK` of them took."""
+    took = []
+    for _ in range(count // CHUNK):
+        start = time.perf_counter_ns()
+        for i in range(CHUNK):
+            roam.info("request handled", user_id=i, path=PATH, elapsed=0.25)
+        took.append(time.perf_counter_ns() - start)
+    return took
+
+
+def emit_under_pressure(requests: Any, host_pid: int) -> int:
+    """Answer each request, which is for so many events, with what they took while the host stands still. Returns how
+    many there were."""
+    attempted = 0
+    gc.collect()
+    while count := requests.recv():
+        with stopped(host_pid):
+            took = emit_in_chunks(count)
+        attempted += count
+        requests.send(took)
+    return attempted
 
 
 def die_after_burst_by_logging(queue: Any, count: int) -> None:

@@ -68,5 +68,5 @@ class InProcessCell:
         return self._opened.statistics()
 
     def set_config(self, config: TracingConfig, timeout: float = 1.0) -> ConfigResult:
-        """Put a configuration in force here; it is acknowledged by the next record."""
+        """Put a configuration in force here; it is acknowledged by the next record. See `Cell.set_config`."""
         return self._opened.set_config(config, timeout)

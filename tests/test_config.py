@@ -72,6 +72,7 @@ def test_nothing_judged_by_an_older_configuration_comes_after_its_successor_was_
     def chatter() -> None:
         while not stop.is_set():
             traced.tracer.debug("detail")
+            roam.debug("detail")
             with traced.tracer.span("piece"):
                 traced.tracer.info("round")
             signal_safe()
@@ -294,7 +295,7 @@ def test_a_dead_or_closed_cell_applies_nothing():
     with in_process() as (host, cell):
         roam.info("hello")
     before = time.monotonic()
-    assert not cell.set_config(TracingConfig("debug"), timeout=30.0)
+    assert cell.set_config(TracingConfig("debug"), timeout=30.0) == ConfigResult(0, False, "the cell has ended")
     assert time.monotonic() - before < 10
     with pytest.raises(HostClosed):
         host.set_config(TracingConfig("debug"))
@@ -309,7 +310,7 @@ def test_a_damaged_mailbox_leaves_the_old_configuration_in_force():
         real, link._mailbox._write = link._mailbox._write, lambda offset, data: damage(real, offset, data)
         result = cell.set_config(TracingConfig("off"), timeout=0.0)
         roam.info("two")
-        assert not link.acknowledged(result.generation, 0.0)
+        assert link.acknowledged(result, 0.0) == ConfigResult(2, False)
         link._mailbox._write = real
         cell.set_config(TracingConfig("error"), timeout=0.0)
         roam.info("three")
@@ -339,12 +340,91 @@ def test_options_of_a_wrong_type_are_refused(options, text):
         TracingConfig("info", **options)
 
 
-def test_a_peer_without_room_for_more_keys_leaves_all_as_they_are():
-    """Named in the error; a host never configures some of its peers and not others."""
-    with TracingHost(forward=False) as host:
-        one, other = (host.register_peer(name, in_process=True) for name in ("one", "other"))
-        other.post_config(TracingConfig("info", sample={f"a{number}": 0.5 for number in range(40)}))
-        before = [host.config, host._own.config, one.config, other.config]
-        with pytest.raises(ValueError, match="the peer 'other' counts for 48 keys"):
-            host.set_config(TracingConfig("debug", sample={f"b{number}": 0.5 for number in range(20)}))
-        assert [host.config, host._own.config, one.config, other.config] == before
+# r[verify trace.config.result]
+def test_a_peer_without_room_for_more_keys_refuses_and_the_others_apply():
+    """It says why, and keeps what it has; where that is the host itself, nothing changes anywhere."""
+    keys = [{f"{letter}{number}": 0.5 for number in range(40)} for letter in "abc"]
+    with TracingHost(TracingConfig("info"), forward=False) as host:
+        one, other = (host.register_peer(name, owner=Owner(), in_process=True) for name in ("one", "other"))
+        other.set_config(TracingConfig("info", sample=keys[0]), timeout=0.0)
+        before = other.config
+        wanted = TracingConfig("debug", sample=keys[1])
+
+        answers = host.set_config(wanted, timeout=0.0)
+        refused = ConfigResult(
+            0, False, "a cell counts for 48 keys of sample and rate in its life, and this would be 80"
+        )
+        assert answers == {one.owner: ConfigResult(2, False), other.owner: refused}
+        assert other.set_config(wanted, timeout=0.0) == refused
+        assert [host.config, host._own.config, one.config, other.config] == [wanted, wanted, wanted, before]
+
+        with pytest.raises(ValueError, match="48 keys"):
+            host.set_config(TracingConfig("error", sample=keys[2]), timeout=0.0)
+        assert [host.config, host._own.config, one.config, other.config] == [wanted, wanted, wanted, before]
+
+
+class Owner:
+    """Stands behind a peer that has no process."""
+
+    exit = dump_path = None
+
+    def conclude(self, remains) -> None:
+        """Nothing is left of it."""
+
+    def end(self) -> None:
+        """There is nothing to end."""
+
+
+# r[verify trace.config.refused]
+# r[verify trace.config.result]
+def test_a_cell_says_that_it_does_not_understand_a_configuration(monkeypatch, tmp_path):
+    """A real cell that can read it and make nothing of it goes on by the one before, and takes the next."""
+    stop = tmp_path / "stop"
+    with roam.TracingHost(TracingConfig("error"), dump_dir=tmp_path, forward=False) as host:
+        cell = roam.spawn_cell(traced.chatter, str(stop), host=host, start_method="spawn")
+        assert cell.set_config(TracingConfig("error"), timeout=30.0) == ConfigResult(2, True)
+        with monkeypatch.context() as patch:
+            patch.setattr(TracingConfig, "to_bytes", lambda *_: b'["debug", "of another version"]')
+            result = host.set_config(TracingConfig("debug"), timeout=30.0)[cell]
+        assert (result.generation, result.applied) == (3, False)
+        assert "does not understand" in result.refused
+        emitted = cell.statistics().lanes["bulk"].emitted
+        assert cell.set_config(TracingConfig("info"), timeout=30.0) == ConfigResult(4, True)
+        wait_until(cell.records)
+        stop.touch()
+        assert cell.result(30) > 0
+        assert emitted == 0
+        assert "detail" not in messages(cell.records())
+
+
+# r[verify trace.config.refused]
+def test_what_is_not_understood_is_not_tried_again(monkeypatch):
+    """It costs one record the attempt, and the following ones nothing."""
+    with in_process() as (host, cell):
+        parse, tried = emitters._parse, []
+        monkeypatch.setattr(emitters, "_parse", lambda body: tried.append(body) or parse(body))
+        link_of(host, cell)._mailbox.post(b"[]")
+        for _ in range(3):
+            roam.info("yes")
+            roam.debug("no")
+        assert tried == [b"[]"]
+        assert messages(arrived(cell, 3)) == ["yes"] * 3
+
+
+# r[verify trace.config.result]
+def test_a_cell_that_ends_meanwhile_refuses_at_once(tmp_path):
+    """Nobody waits for the dead: before, and while they are waited for."""
+    with roam.TracingHost(TracingConfig("info"), dump_dir=tmp_path, forward=False) as host:
+        cell = roam.spawn_cell(traced.wait_for, str(tmp_path / "never"), str(tmp_path / "ready"), host=host)
+        wait_until((tmp_path / "ready").exists)
+        assert cell.set_config(TracingConfig("debug"), timeout=0.0) == ConfigResult(2, False)
+        killer = threading.Timer(0.2, cell.kill)
+        killer.start()
+        before = time.monotonic()
+        assert host.set_config(TracingConfig("debug"), timeout=60.0) == {
+            cell: ConfigResult(3, False, "the cell has ended")
+        }
+        killer.join()
+        assert cell.join(30) is not None
+        assert cell.set_config(TracingConfig("debug"), timeout=60.0) == ConfigResult(0, False, "the cell has ended")
+        assert time.monotonic() - before < 30

@@ -310,6 +310,7 @@ def test_the_matcher_agrees_with_a_plain_reading(parsed, asked, spans, level):
         passes = expected(parsed, level, target, spans)
         assert found.admits(level, target, scope_of(*spans)) == passes
         assert passes <= (level >= found.threshold(target))
+        assert found.lowest <= found.threshold(target)
         if not found.is_contextual:
             assert passes == (level >= found.threshold(target))
 

@@ -15,6 +15,7 @@ import pytest
 
 import roam
 from roam.testing import InProcessCell
+from roam.tracing import emitter as emitters
 from roam.tracing.host import TracingHost
 from roam.tracing.records import CRITICAL, DEBUG, ERROR, INFO, TRACE, WARNING
 from roam.tracing.tracer import Tracer
@@ -183,6 +184,35 @@ def test_what_is_filtered_out_is_not_looked_at():
         roam.info(Counting(), x=Counting())
         assert Counting.looks == 2
         assert messages(arrived(cell, 1)) == ["text"]
+
+
+# r[verify trace.filter.early]
+def test_below_every_level_neither_caller_nor_target_is_looked_at():
+    """A call whose level no directive lets through anywhere asks for no threshold; one that some target has, does."""
+
+    def call_all() -> None:
+        roam.debug("module")
+        roam.get_tracer("app").debug("tracer")
+
+    def looked_up() -> set[str]:
+        return {__name__, "app"} & emitters.current_emitter().thresholds.keys()
+
+    with in_process(roam.TracingConfig("info,lib=warn,dill=info")) as (_, cell):
+        call_all()
+        assert looked_up() == set()
+        cell.set_config(roam.TracingConfig("info,lib=debug"), timeout=0.0)
+        call_all()
+        assert looked_up() == {__name__, "app"}
+        cell.set_config(roam.TracingConfig("info,lib[slow]=debug"), timeout=0.0)
+        call_all()
+        assert looked_up() == {__name__, "app"}
+        cell.set_config(roam.TracingConfig("info,[slow]=debug"), timeout=0.0)
+        with roam.get_tracer("off").span("slow"):
+            call_all()
+        cell.set_config(roam.TracingConfig(""), timeout=0.0)
+        call_all()
+        assert looked_up() == set()
+        assert messages(arrived(cell)) == ["module", "tracer"]
 
 
 def test_is_enabled_follows_the_filter():

@@ -52,6 +52,7 @@ def test_a_forked_child_does_not_write():
         assert Outcome.DROPPED == bench.writer.write(VITAL, b"child" * 100, 0)
         bench.writer.drop(LIFE, "forked")
         bench.writer.acknowledge(0)
+        bench.writer.refuse(1)
 
     assert 0 == in_child(child)
     assert before == bench.mapping[:]
@@ -144,6 +145,7 @@ def test_a_fork_that_python_did_not_see_writes_nothing():
     if not pid:
         table.close(handle)
         bench.writer.acknowledge(1)
+        bench.writer.refuse(1)
         os._exit(bench.writer.write(BULK, b"child", 0))
     assert Outcome.DROPPED == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert before == bench.mapping[:]

@@ -163,8 +163,9 @@ def chatter_in_threads(stop: str, threads: int, is_stuck: bool) -> int:
 
     def chat(index: int) -> None:
         while not Path(stop).exists():
-            for _ in range(200):
+            for _ in range(100):
                 tracer.debug("detail", index=index)
+                roam.debug("detail", index=index)
             tracer.info("alive", index=index)
             rounds[index] += 1
 

@@ -139,6 +139,8 @@ class StatusWord:
     MAX_RSS = STATE + 9
     BEAT = STATE + 10
     """Monotonic time of the last sign of life that is no record: a beat, or a span that was entered."""
+    REFUSED = STATE + 11
+    """The last config generation that was whole and that the cell did not understand."""
     DROPPED = STATE + 16
     """3 x 8 words: lane by lane, in the order of `CAUSES`."""
     ANNOUNCED = DROPPED + 24

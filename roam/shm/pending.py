@@ -1,10 +1,14 @@
-"""What waits inside of a segment's writer: records of nested calls, and a `Dropped` record that is being written."""
+"""What waits inside of a segment's writer: nested records, a `Dropped` record that is being written, whoever gives up."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Announcement", "Nested"]
+__all__ = ["Announcement", "LockUnavailable", "Nested"]
+
+
+class LockUnavailable(Exception):
+    """The lock's holder will not come back. Never leaves the writer."""
 
 
 class Nested:

@@ -22,11 +22,11 @@ from .layout import CAUSES, LANES, SUPPRESSED_SLOTS, Geometry, HostWord, StatusW
 from .outcome import Outcome
 from .overflow import DROP_OLDEST, LaneOverflow, Overflow
 from .ownership import ownership
-from .pending import Announcement, Nested
+from .pending import Announcement, LockUnavailable, Nested
 from .ring import RingWriter
 from .words import words_of
 
-__all__ = ["LockUnavailable", "SegmentWriter"]
+__all__ = ["SegmentWriter"]
 
 _SAMPLED = CAUSES.index("sampled")
 _NEWEST = CAUSES.index("newest")
@@ -39,6 +39,7 @@ _GENERATION = int(HostWord.GENERATION)
 _SUPPRESSED = int(StatusWord.SUPPRESSED)
 _HEARTBEAT = int(StatusWord.HEARTBEAT)
 _ACKNOWLEDGED = int(StatusWord.ACKNOWLEDGED)
+_REFUSED = int(StatusWord.REFUSED)
 
 NESTED_LIMIT = 64
 """Records that nested calls may queue while one record is being written."""
@@ -54,10 +55,6 @@ _IDLE, _BUSY, _UNSETTLED = range(3)
 
 
 _WRITTEN, _STALE, _DROPPED, _FULL = Outcome.WRITTEN, Outcome.STALE, Outcome.DROPPED, Outcome.FULL
-
-
-class LockUnavailable(Exception):
-    """The lock's holder will not come back. Never leaves this module."""
 
 
 class SegmentWriter:
@@ -197,6 +194,11 @@ class SegmentWriter:
                 self._lock.release()
             except RuntimeError:
                 pass
+
+    def refuse(self, generation: int) -> None:
+        """Say that the configuration `generation` was read and not understood."""
+        if self._is_owner() and self._words[_REFUSED] < generation:
+            self._words[_REFUSED] = generation
 
     def await_room(self, lane: int, deadline: float) -> bool:
         """Wait for the host after `Outcome.FULL`, without the lock. Returns False, with the record counted as timed out,

@@ -182,7 +182,8 @@ class Cell:
             os.close(pidfd)
 
     def set_config(self, config: TracingConfig, *, timeout: float = 1.0) -> ConfigResult:
-        """Put a configuration in force in this cell, and wait up to `timeout` seconds for it to take effect."""
+        """Put a configuration in force in this cell, and wait up to `timeout` seconds for what becomes of it. Raises
+        `ConfigTooLarge`, or `TypeError` for what is no configuration; the one before stays then."""
         return self._link.set_config(config, timeout)
 
     # Waiting for it.

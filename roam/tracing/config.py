@@ -147,28 +147,28 @@ class TracingConfig(_Settings):
         return {lane: str(policy) for lane, policy in zip(LANES, self.overflow, strict=True) if policy != DROP_OLDEST}
 
 
-def enclosed(
-    config: TracingConfig, before: Mapping[str, int], name: str
-) -> tuple[TracingConfig, bytes, dict[str, int]]:
-    """What goes to the peer `name`, whose keys have the slots `before`: the configuration for it, the same as bytes, and
-    its slots from then on. Raises `ConfigTooLarge`, or `ValueError` for too many keys."""
+def enclosed(config: TracingConfig, before: Mapping[str, int]) -> tuple[TracingConfig, bytes, dict[str, int]]:
+    """What goes to a peer whose keys have the slots `before`: the configuration for it, the same as bytes, and its slots
+    from then on. Raises `TypeError` for what is no configuration, `ConfigTooLarge`, or `ValueError` for too many keys."""
+    if not isinstance(config, TracingConfig):
+        raise TypeError(f"a configuration is a TracingConfig, as in TracingConfig('info'), not {config!r}")
     config = DISABLED if os.environ.get("ROAM_DISABLE") else config
-    slots = slots_for(config, before, f"the peer {name!r}")
+    slots = slots_for(config, before)
     body = config.to_bytes(slots)
     if len(body) > LIMIT_BYTES:
         raise ConfigTooLarge(size_bytes=len(body), limit_bytes=LIMIT_BYTES)
     return config, body, slots
 
 
-def slots_for(config: TracingConfig, before: Mapping[str, int], who: str = "a cell") -> dict[str, int]:
+def slots_for(config: TracingConfig, before: Mapping[str, int]) -> dict[str, int]:
     """Where a cell is to count, by key: a key that had a slot before keeps it. Raises `ValueError` where there are more
-    keys than slots; `who` is named in that."""
+    keys than slots."""
     slots = dict(before)
     for rule in config.rules:
         slots.setdefault(rule.key, len(slots))
     if len(slots) > SUPPRESSED_SLOTS:
         raise ValueError(
-            f"{who} counts for {SUPPRESSED_SLOTS} keys of sample and rate in its life, and this would be {len(slots)}"
+            f"a cell counts for {SUPPRESSED_SLOTS} keys of sample and rate in its life, and this would be {len(slots)}"
         )
     return slots
 
@@ -240,12 +240,15 @@ DISABLED = TracingConfig("off", span_events=False)
 
 
 class ConfigResult(NamedTuple):
-    """What became of a configuration at one cell."""
+    """What became of a configuration at one cell: applied, refused, or, where it is neither, not yet acknowledged. Then
+    the cell had not emitted by the timeout, and takes it with its next emit."""
 
     generation: int
+    """Its number at that cell; 0 where it was refused before it got one."""
     applied: bool
-    """True once every later record of the cell is judged by it; False where the cell had not emitted by the timeout
-    (it takes the configuration with its next emit) or is gone."""
+    """Whether every later record of the cell is judged by it, or by a newer one."""
+    refused: str = ""
+    """Why the cell goes on without it, as one sentence; empty where it does not."""
 
     def __bool__(self) -> bool:
         return self.applied

@@ -81,6 +81,8 @@ class Emitter:
         self.config = TracingConfig("info")
         self.filter = self.config.capture
         self.thresholds = self.filter.thresholds
+        self.lowest = self.filter.lowest
+        """No record below this level is written, whatever its target."""
         self.redactor = redactor_of(self.config.redact)
         self.sampler: Sampler | None = None
         """What keeps records out although the filter admits them; None where nothing does."""
@@ -109,12 +111,17 @@ class Emitter:
             self._patience_s = _REFRESH_S
             seen = self.words[_GENERATION]
             found = read_config(self._memory, self.words)
-            config, slots = _parse(found[1]) if found is not None else (None, {})
-            if found is None or config is None:
+            if found is None:
                 # r[impl shm.config.keep] Keep what there is; -1 makes the next emit look again.
                 self.generation = -1 if seen else 0
                 return seen
-            generation, capture = found[0], config.capture
+            generation, (config, slots) = found[0], _parse(found[1])
+            if config is None:
+                # r[impl trace.config.refused] The same bytes mean no more the next time.
+                self.generation = max(self.generation, generation)
+                self.writer.refuse(generation)
+                return generation
+            capture, lowest = config.capture, config.capture.lowest
             overflow, redactor = self.writer.plan_overflow(config.overflow), redactor_of(config.redact)
             sampler = succeed(self.sampler, config.rules, slots, self.writer.suppress, self._kept_out)
             # No call from here on: a signal handler that emits may have taken a newer one meanwhile.
@@ -122,6 +129,7 @@ class Emitter:
                 self.config = config
                 self.filter = capture
                 self.thresholds = capture.thresholds
+                self.lowest = lowest
                 self.writer.overflow = overflow
                 self.redactor = redactor
                 self.sampler = sampler

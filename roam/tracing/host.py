@@ -228,24 +228,20 @@ class TracingHost:
     ) -> dict[PeerOwner, ConfigResult]:
         """Put a configuration in force at all living peers whose name matches the pattern `cells`, and for new ones
         if it is `"*"`. Returns what became of it at each, after at most `timeout` seconds for all together.
-        Raises `ConfigTooLarge`, `HostClosed`, or `ValueError` where a peer would have to count for more than 48 keys
-        of `sample` and `rate` in its life; nothing changes then, at any of them."""
-        if not self.is_open:
-            raise HostClosed("set_config")
+        Raises `ConfigTooLarge`, `HostClosed`, `TypeError` for what is no configuration, or `ValueError` where the host
+        itself would count for more than 48 keys of `sample` and `rate` in its life; nothing changes then."""
         deadline = time.monotonic() + timeout
         with self._lock:
-            links = [link for link in self._peers.live if fnmatch.fnmatchcase(link.peer.name, cells)]
-            if cells == "*" and self._own is not None:
-                links.insert(0, self._own)
-            for link in links:
-                link.post_config(config, only_check=True)
+            if not self.is_open:
+                raise HostClosed("set_config")
             if cells == "*":
+                if self._own is not None and (refused := self._own.post_config(config).refused):
+                    raise ValueError(refused)
                 self._config = config
                 self._fan_out.configure(config)
+            links = [link for link in self._peers.live if fnmatch.fnmatchcase(link.peer.name, cells)]
             posted = [(link, link.post_config(config)) for link in links]
-        return {
-            link.owner: link.acknowledged(generation, deadline) for link, generation in posted if link.owner is not None
-        }
+        return {link.owner: link.acknowledged(result, deadline) for link, result in posted if link.owner is not None}
 
     def flush_forwarding(self, timeout_s: float = 5.0) -> bool:
         """Wait until this process's logging was offered everything collected so far; False if it is stuck."""

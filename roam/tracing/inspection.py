@@ -11,14 +11,17 @@ from ..shm.reader import RingReader
 from ..shm.segment import SegmentFile
 from ..shm.spans import read_open_spans
 from ..stage import Stage
+from .config import ConfigResult
 from .peer import OpenSpan, open_span_of
 from .records import Lost
 from .retention import Retention
 from .statistics import LaneStatistics, PeerStatistics
 
 __all__ = [
+    "ENDED",
     "FAULT_LIMIT_BYTES",
     "STDERR_LIMIT_BYTES",
+    "config_result",
     "fault_size",
     "header_of",
     "lane_statistics",
@@ -35,6 +38,9 @@ __all__ = [
 
 FAULT_LIMIT_BYTES = 1 << 20
 STDERR_LIMIT_BYTES = 64 * 1024
+
+ENDED = "the cell has ended"
+NOT_UNDERSTOOD = "the cell does not understand it, as one of another version of roam may not"
 
 
 def status_word(words: list[int], index: int) -> int:
@@ -100,6 +106,18 @@ def unannounced_of(words: list[int], time_ns: int) -> list[Lost]:
             if dropped > announced:
                 found.append(Lost(name, None, dropped - announced, cause, time_ns))
     return found
+
+
+def config_result(posted: ConfigResult, words: list[int], *, has_ended: bool) -> ConfigResult:
+    """What a cell says of a configuration that was posted to it."""
+    # r[impl trace.config.result]
+    if posted.refused:
+        return posted
+    if status_word(words, StatusWord.ACKNOWLEDGED) >= posted.generation:
+        return posted._replace(applied=True)
+    if status_word(words, StatusWord.REFUSED) == posted.generation:
+        return posted._replace(refused=NOT_UNDERSTOOD)
+    return posted._replace(refused=ENDED) if has_ended else posted
 
 
 def stage_of(words: list[int]) -> Stage:

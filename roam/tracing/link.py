@@ -25,7 +25,9 @@ from ..stage import Stage
 from ..ticket import SpawnTicket
 from .config import ConfigResult, TracingConfig, enclosed
 from .inspection import (
+    ENDED,
     STDERR_LIMIT_BYTES,
+    config_result,
     fault_size,
     header_of,
     last_beat_of,
@@ -45,6 +47,7 @@ from .statistics import PeerStatistics
 
 __all__ = ["Entry", "LinkKeeper", "PeerLink"]
 
+_POLL_S = 0.001
 
 Entry: TypeAlias = tuple[int, str, int | None, bytes | Lost]
 """A record on its way to subscribers: wall time in nanoseconds, lane, sequence, and its body or the notice of a loss."""
@@ -289,42 +292,40 @@ class PeerLink:
                 return self._last[0]
             return self._measure(self.segment.status_words(), 0)
 
-    def post_config(self, config: TracingConfig, *, only_check: bool = False) -> int:
-        """Put a configuration in force; returns its generation. While `ROAM_DISABLE` is set that is one which lets
-        nothing through: cells are supervised as before, and write no more than the exception that ends them.
+    def post_config(self, config: TracingConfig) -> ConfigResult:
+        """Put a configuration in force, unless it is refused here already. While `ROAM_DISABLE` is set that is one which
+        lets nothing through: cells are supervised as before, and write no more than the exception that ends them.
 
-        Raises `ConfigTooLarge`, `ValueError` for more keys than a cell counts for, or `TypeError` for what is no
-        configuration; the old one stays then, and with `only_check` in any case."""
-        if not isinstance(config, TracingConfig):
-            raise TypeError(f"a configuration is a TracingConfig, as in TracingConfig('info'), not {config!r}")
+        Raises `ConfigTooLarge`, or `TypeError` for what is no configuration; the old one stays then."""
         with self._lock:
             if self.segment.fd < 0:
-                # Nobody is left to acknowledge it.
-                return self._mailbox.generation + 1
-            config, body, slots = enclosed(config, self._slots, self.peer.name)
-            if not only_check:
-                self._mailbox.post(body)
-                self._config, self._slots = config, slots
-            return self._mailbox.generation
+                return ConfigResult(0, False, ENDED)
+            try:
+                config, body, slots = enclosed(config, self._slots)
+            except ValueError as error:
+                enclosed(config, {})  # raises what is wrong for every peer
+                return ConfigResult(0, False, str(error))
+            generation = self._mailbox.post(body)
+            self._config, self._slots = config, slots
+            return ConfigResult(generation, False)
 
     @property
     def config(self) -> TracingConfig:
         """The configuration in force."""
         return self._config
 
-    def acknowledged(self, generation: int, deadline: float) -> ConfigResult:
-        """Wait until the cell judges by `generation`, until `deadline` on `time.monotonic`."""
-        pause = 0.0005
+    def acknowledged(self, posted: ConfigResult, deadline: float) -> ConfigResult:
+        """Wait for what becomes of it, until `deadline` on `time.monotonic`."""
         while True:
-            if status_word(self._words(), StatusWord.ACKNOWLEDGED) >= generation:
-                return ConfigResult(generation, True)
-            if time.monotonic() >= deadline or self._last is not None:
-                return ConfigResult(generation, False)
-            time.sleep(pause)
-            pause = min(pause * 2, 0.02)
+            # The end is asked for first: what the cell did before it counts.
+            has_ended = self.has_ended()
+            result = config_result(posted, self._words(), has_ended=has_ended)
+            if result.applied or result.refused or time.monotonic() >= deadline:
+                return result
+            time.sleep(_POLL_S)
 
     def set_config(self, config: TracingConfig, timeout: float) -> ConfigResult:
-        """Post a configuration and wait up to `timeout` seconds for the cell to acknowledge it."""
+        """Post a configuration and wait up to `timeout` seconds for what becomes of it. Raises as `post_config`."""
         return self.acknowledged(self.post_config(config), time.monotonic() + timeout)
 
     def request_stop(self) -> None:

@@ -79,8 +79,7 @@ def _judge(
 
 
 def _module_function(name: str, level: int) -> LogFunction:
-    # One frame and one dictionary lookup are all that a filtered-out call pays beyond the call itself, which is why
-    # the check stands here and not in a helper.
+    # r[impl trace.filter.early] The checks stand here and not in a helper, because a call is what costs most.
     caller = sys._getframe
     word = _GENERATION
 
@@ -91,6 +90,8 @@ def _module_function(name: str, level: int) -> LogFunction:
         seen = emitter.words[word]
         if seen != emitter.generation:
             seen = emitter.refresh()
+        if level < emitter.lowest:
+            return
         try:
             target = caller(1).f_globals["__name__"]
             passes = level >= emitter.thresholds[target]
@@ -130,6 +131,8 @@ def _bound_function(name: str, level: int, target: str) -> LogFunction:
         seen = emitter.words[word]
         if seen != emitter.generation:
             seen = emitter.refresh()
+        if level < emitter.lowest:
+            return
         threshold = emitter.thresholds.get(target)
         if threshold is None:
             threshold = emitter.filter.threshold(target)
