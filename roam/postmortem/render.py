@@ -16,6 +16,7 @@ from ..tracing.records import Lost, Record, SpanEnter, SpanExit
 from .escape import escape
 from .lines import BOLD, DIM, RED, YELLOW, RecordLines
 from .spantree import SpanLine, span_lines
+from .stacks import fatal_error
 from .units import calendar, clock, duration
 from .values import fact_text, fields_text
 
@@ -52,7 +53,7 @@ class Report:
             ("end of stderr", self.block(self.pm.stderr_tail)),
             (self.records_title(), self.history()),
             ("open spans, outermost first", self.spans()),
-            ("stacks at the fatal signal", self.block(self.pm.stacks)),
+            (self.stacks_title(), self.block(self.pm.stacks)),
             ("exception", self.exception()),
         ):
             yield from self.section(title, body)
@@ -176,6 +177,10 @@ class Report:
                 yield from (f"    {line}" for line in self.exception_lines(record.exception))
         if not self.records:
             yield "none"
+
+    def stacks_title(self) -> str:
+        """Whether the stacks are those of a fatal signal, or were asked for before the end."""
+        return "stacks taken by its host" if fatal_error(self.pm.stacks) is None else "stacks at the fatal signal"
 
     def exception_lines(self, exception: ExceptionText) -> Iterator[str]:
         """The traceback of a record's exception."""

@@ -63,6 +63,7 @@ def end_of(
         # Without a goodbye these words hold any old number.
         cpu_s=remains.cpu_ns / 1e9 if remains.said_goodbye and remains.cpu_ns is not None else None,
         max_rss_bytes=remains.max_rss_bytes if remains.said_goodbye else None,
+        last_beat_ns=None if remains.last_beat_ns is None else remains.anchor.to_wall_ns(remains.last_beat_ns),
         verdict=verdict if fatal is None else fatal,
         confidence=confidence if fatal is None else Confidence.CERTAIN,
         evidence=tuple(found),
