@@ -281,9 +281,10 @@ def run(emits: int, interrupts: int, patience_s: float) -> str:
     gc.set_threshold(GC_THRESHOLD)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     signal.signal(signal.SIGALRM, crowd.on_alarm)
-    signal.setitimer(signal.ITIMER_REAL, INTERVAL_S, INTERVAL_S)
+    # First: a child that is forked while this thread waits for another to begin would wait for ever.
     for thread in threads:
         thread.start()
+    signal.setitimer(signal.ITIMER_REAL, INTERVAL_S, INTERVAL_S)
     crowd.be_main(emits)
     crowd.stopping = True
     signal.setitimer(signal.ITIMER_REAL, 0)
