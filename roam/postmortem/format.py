@@ -22,11 +22,13 @@ The sections, in the order in which they are written:
 ======  ==============================================================================================
 meta    msgpack map: exit, peer, anchor, stage, statistics, config, facts, header, ... (`Meta`)
 fault   what `faulthandler` wrote, as it was
-stderr  the end of the standard error stream, as it was
+stderr  the end of what it wrote to standard error, as it was
+stdout  likewise to standard output; missing in older dumps
 lost    msgpack array of `Lost` records
 spans   msgpack array of `OpenSpan` maps
 chunk   any number: `lane u32 | count u32 | page_no u64 | first_seq u64 | crc32 u32` of the four before it, then
-        `count` ring records as they lay in the segment (`roam.shm.layout`), each with its own checksum
+        `count` ring records as they lay in the segment (`roam.shm.layout`), each with its own checksum; the lanes are
+        those of `roam.tracing.lanes`, 3 being what was printed, in the same form
 meta    once more: it also marks the end
 ======  ==============================================================================================
 
@@ -49,9 +51,9 @@ import msgspec
 from ..clock import ClockAnchor
 from ..errors import DumpError
 from ..exit import CellExit
-from ..shm.layout import LANES
 from ..shm.reader import Chunk, page_records
 from ..stage import Stage
+from ..tracing.lanes import LANES
 from ..tracing.peer import OpenSpan, Remains
 from ..tracing.records import Lost, Peer
 from ..tracing.statistics import PeerStatistics
@@ -141,6 +143,7 @@ def encode(remains: Remains, exit: CellExit, facts: Mapping[str, object]) -> Ite
     yield from _section(nonce, "meta", meta)
     yield from _section(nonce, "fault", remains.fault_text)
     yield from _section(nonce, "stderr", remains.stderr_tail)
+    yield from _section(nonce, "stdout", remains.stdout_tail)
     yield from _section(nonce, "lost", msgspec.msgpack.encode(plain(lost)))
     yield from _section(nonce, "spans", msgspec.msgpack.encode(plain(remains.open_spans)))
     for chunk in chunks:
@@ -150,7 +153,7 @@ def encode(remains: Remains, exit: CellExit, facts: Mapping[str, object]) -> Ite
 
 
 def _fitting(chunks: list[Chunk]) -> tuple[list[Chunk], list[Chunk]]:
-    """The chunks that a dump can hold, in their order, and those it cannot. The last lane, `bulk`, yields first."""
+    """The chunks that a dump can hold, in their order, and those it cannot. The later lanes yield first."""
     if sum(len(chunk.data) for chunk in chunks) <= _CHUNK_BYTES:
         return chunks, []
     kept: set[int] = set()
@@ -212,6 +215,7 @@ def decode(data: bytes, path: str) -> Decoded:
         died_ns=meta.died_ns,
         fault_text=parts.values.get("fault", b""),
         stderr_tail=parts.values.get("stderr", b""),
+        stdout_tail=parts.values.get("stdout", b""),
         header=meta.header,
         segment_path=meta.segment_path,
         result_length=meta.result_length,
@@ -300,7 +304,7 @@ def _take(parts: _Parts, name: str, at: int, body: bytes, is_sound: bool, damage
         damage.append(f"section {name} at {at} is damaged")
     elif name in parts.values:
         return
-    elif name in ("fault", "stderr"):
+    elif name in ("fault", "stderr", "stdout"):
         parts.values[name] = body
     elif name in _TYPES:
         try:

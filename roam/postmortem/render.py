@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ..stage import ExceptionText
+from ..tracing.lanes import STDIO_NAME
+from ..tracing.lines import CUT_CAUSE
 from ..tracing.records import ERROR, WARNING, Event, Lost, Record, SpanClose, SpanEnter, SpanExit, level_name
 from .escape import escape
 from .spantree import SpanLine, span_lines
@@ -24,6 +26,8 @@ __all__ = ["render"]
 
 _BOLD, _DIM, _RED, _YELLOW = "1", "2", "31", "33"
 _MOST_DAMAGE_LINES = 20
+_GAPS = ("overwritten", "corrupt", CUT_CAUSE)
+"""Causes of losses that the numbers of a lane count as lost."""
 _MARKS = {"span_enter": "> ", "span_exit": "| ", "span_close": "< "}
 
 
@@ -53,7 +57,8 @@ class _Report:
             ("process", self.process()),
             ("losses", self.losses()),
             ("config in force", self.config()),
-            ("end of stderr", self.block(self.pm.stderr_tail)),
+            ("end of stdout", self.tail("stdout", self.pm.stdout_tail)),
+            ("end of stderr", self.tail("stderr", self.pm.stderr_tail)),
             (self.records_title(), self.record_lines()),
             ("open spans, outermost first", self.spans()),
             ("stacks at the fatal signal", self.block(self.pm.stacks)),
@@ -73,6 +78,11 @@ class _Report:
     def block(self, text: str) -> Iterator[str]:
         for line in text.rstrip("\n").split("\n") if text else ():
             yield f"| {escape(line)}".rstrip()
+
+    def tail(self, stream: str, text: str) -> Iterator[str]:
+        """What was printed last, unless the records show it: those of a cell whose host was killed do not."""
+        if not any(record.lane == STDIO_NAME and record.target == stream for record in self.records):
+            yield from self.block(text)
 
     def head(self) -> Iterator[str]:
         pm, exit = self.pm, self.pm.exit
@@ -135,7 +145,7 @@ class _Report:
             counts = lost.get(lane, Counter())
             numbers = statistics.lanes.get(lane)
             if numbers is not None:
-                unexplained = numbers.lost - counts["overwritten"] - counts["corrupt"]
+                unexplained = numbers.lost - sum(counts[cause] for cause in _GAPS)
                 counts["lost, cause not in this file"] += max(0, unexplained)
             yield from (f"{escape(lane)}: {count:,} {escape(cause)}" for cause, count in counts.items() if count)
             if numbers is not None:
@@ -187,8 +197,10 @@ class _Report:
         parts.append(_MARKS.get(record.kind, "") + escape(record.message))
         if isinstance(record, SpanClose):
             parts.append(f"({duration(record.duration_ns)})")
-        if record.fields and not isinstance(record, Lost):
-            parts.append(fields_text(record.fields))
+        # Of a line that was printed the target says from which stream.
+        fields = {name: value for name, value in record.fields.items() if (record.lane, name) != (STDIO_NAME, "stream")}
+        if fields and not isinstance(record, Lost):
+            parts.append(fields_text(fields))
         if record.cuts:
             parts.append("[cut, original lengths: " + fields_text(record.cuts) + "]")
         if isinstance(record, Event) and record.span_id in self.names:

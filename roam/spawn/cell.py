@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CellCrashed, CellFailed, DumpError, SpawnFailed
 from ..exit import CellExit, ExitKind
-from . import answer, facts, lifeline, status, stdio, verdict
+from . import answer, facts, lifeline, status, verdict
 
 if TYPE_CHECKING:
     from ..postmortem import PostMortem
@@ -23,12 +23,11 @@ if TYPE_CHECKING:
     from ..tracing.peer import OpenSpan, Remains
     from ..tracing.records import Peer, Record
     from ..tracing.statistics import PeerStatistics
+    from .feed import Feed
     from .launch import Launched
 
 __all__ = ["Cell"]
 
-_STDERR_S = 1.0
-"""How long a death waits for the terminal to take the cell's last words."""
 _FORWARD_S = 10.0
 _DETAIL_LINES = 20
 
@@ -55,7 +54,7 @@ class Cell:
         self._oom_kills = verdict.oom_kill_count()
         self._launched: Launched | None = None
         self._answer_fd = -1
-        self._feed: stdio.Feed | None = None
+        self._feed: Feed | None = None
         self._exit: CellExit | None = None
         self._answer: answer.Answer | None = None
         self._outcome: tuple[bool, Any] | None = None
@@ -282,7 +281,7 @@ class Cell:
 
     # What the host calls.
 
-    def adopt(self, link: PeerLink, feed: stdio.Feed, answer_fd: int, launched: Launched) -> None:
+    def adopt(self, link: PeerLink, feed: Feed | None, answer_fd: int, launched: Launched) -> None:
         """Called by `spawn_cell`, once, when the process exists."""
         self._link, self._feed, self._answer_fd, self._launched = link, feed, answer_fd, launched
 
@@ -290,6 +289,11 @@ class Cell:
         """Called when the host closes."""
         if self._exit is None and self._launched is not None:
             self.stop()
+
+    def catch_up(self) -> None:
+        """Called once by the host, before `conclude`: all that the cell has printed becomes records."""
+        if self._feed is not None:
+            self._feed.finish()
 
     def conclude(self, remains: Remains) -> None:
         """Called once by the host, after the final drain. Never raises."""
@@ -318,8 +322,6 @@ class Cell:
             if launched.relay_fd is not None:
                 os.close(launched.relay_fd)
             lifeline.release()
-            if self._feed is not None:
-                self._feed.finish(_STDERR_S)
         if remains.result_length is not None:
             self._answer = answer.read(self._answer_fd, remains.result_length)
         if self._answer is None:

@@ -63,6 +63,8 @@ class Start:
     method: str
     ticket: SpawnTicket
     parcel: Parcel
+    stdin_fd: int
+    stdout_fd: int
     stderr_fd: int
     lifeline_fd: int
     die_with_host: bool
@@ -103,7 +105,9 @@ def _spawn(start: Start) -> Launched:
     child = subprocess.Popen(
         [os.fsdecode(spawn.get_executable()), *util._args_from_interpreter_flags(), "-c", command],
         pass_fds=fds,
-        stderr=start.stderr_fd,
+        stdin=_or_none(start.stdin_fd),
+        stdout=_or_none(start.stdout_fd),
+        stderr=_or_none(start.stderr_fd),
         # Not what libraries have put into the C environment behind Python's back: the same as under the fork server.
         env={name: value for name, value in os.environ.items() if name != "ROAM_TICKET"},
     )
@@ -112,18 +116,26 @@ def _spawn(start: Start) -> Launched:
     return Launched(child.pid, _pidfd_of_child(child.pid), None)
 
 
+def _or_none(fd: int) -> int | None:
+    return None if fd == ABSENT else fd
+
+
 def _fork_by_server(start: Start) -> Launched:
     gate_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     word = GIVEN_UP
     try:
-        launched = _ask_server(
-            start, start.handover(stdin_fd=0, stdout_fd=1, stderr_fd=start.stderr_fd, gate_fd=gate_fd)
-        )
+        launched = _ask_server(start, start.handover(**_standard_fds(start), gate_fd=gate_fd))
         word = GO
     finally:
         os.eventfd_write(gate_fd, word)
         os.close(gate_fd)
     return launched
+
+
+def _standard_fds(start: Start) -> dict[str, int]:
+    """What the cell gets for 0, 1 and 2; this process's own have to be sent, as the server has others."""
+    found = {"stdin_fd": start.stdin_fd, "stdout_fd": start.stdout_fd, "stderr_fd": start.stderr_fd}
+    return {name: number if fd == ABSENT else fd for number, (name, fd) in enumerate(found.items())}
 
 
 def _ask_server(start: Start, handover: Handover) -> Launched:
@@ -203,7 +215,7 @@ def _fork(start: Start) -> Launched:
     from ..tracing import hooks, tracer  # noqa: F401
     from .bootstrap import live
 
-    handover = start.handover(stderr_fd=start.stderr_fd)
+    handover = start.handover(stdin_fd=start.stdin_fd, stdout_fd=start.stdout_fd, stderr_fd=start.stderr_fd)
     _warn_of_threads()
     _flush()
     with _quiet_fork():

@@ -41,6 +41,9 @@ class RegisteredPeer:
     def end(self) -> None:
         """Called when the host closes: the process is not roam's, it runs on."""
 
+    def catch_up(self) -> None:
+        """Called by the host before `conclude`: whatever the process prints is not roam's."""
+
     def conclude(self, remains: Remains) -> None:
         """Called once by the host, after the final drain. Never raises."""
         found = status.take(remains.peer.pid or 0, self._link.pidfd, None, reap=False)

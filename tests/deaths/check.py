@@ -151,7 +151,7 @@ def examine(left: Left, name: str) -> Outcome:
     found += [f"damage: {text}" for text in left.damage]
 
     numbers = [record.fields["number"] for record in left.records if record.message == "record"]
-    said = [record for record in left.records if record.kind == "event" and record.lane != "life"]
+    said = [record for record in left.records if record.kind == "event" and record.lane in ("vital", "bulk")]
     has_last_words = bool(said) and said[-1].message == LAST_WORDS
     if has_last_words:
         outcome.died_ns = said[-1].fields["monotonic_ns"]
