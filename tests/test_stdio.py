@@ -365,24 +365,32 @@ def print_while_stopped(host_pid, directory):
 
 
 # r[verify spawn.stdio.bounded]
-def test_a_stuck_terminal_keeps_no_line_from_becoming_a_record(tmp_path):
+@pytest.mark.parametrize("kind", ["pipe", "terminal"])
+def test_a_stuck_terminal_keeps_no_line_from_becoming_a_record(kind, tmp_path):
     """Nobody reads the host's standard output: all lines are records, those for its standard error are shown, and the rest
     appears as soon as somebody reads."""
     environ = os.environ | {"PYTHONPATH": str(REPOSITORY), "ROAM_DIR": str(tmp_path)}
-    program = subprocess.Popen(
-        [sys.executable, "-c", STUCK, str(tmp_path)], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    outer_fd, inner_fd = os.pipe() if kind == "pipe" else pty.openpty()
+    with (tmp_path / "stderr").open("wb") as stderr:
+        program = subprocess.Popen(
+            [sys.executable, "-c", STUCK, str(tmp_path)], env=environ, stdout=inner_fd, stderr=stderr
+        )
+    os.close(inner_fd)
+    shown: list[bytes] = []
     try:
         wait_until((tmp_path / "records").exists, WAIT_S)
         assert (tmp_path / "records").read_text() == "10001 1"
-        assert select.select([program.stderr], [], [], WAIT_S)[0]
-        out, err = program.communicate(timeout=WAIT_S)
+        if kind == "pipe":
+            # A terminal may hold the thread that writes to it; a pipe that is full does not.
+            wait_until(lambda: (tmp_path / "stderr").read_text() == "a word\n")
+        wait_until(lambda: _shown(outer_fd, shown) and program.poll() is not None, WAIT_S)
     finally:
         program.kill()
-        program.communicate()
+        program.wait()
+        os.close(outer_fd)
 
-    assert err == b"a word\n"
-    assert out.count(b"line ") == 10_000
+    assert b"".join(shown).count(b"line ") == 10_000
+    assert (tmp_path / "stderr").read_text() == "a word\n"
 
 
 STUCK = """
@@ -396,7 +404,7 @@ if __name__ == "__main__":
     with roam.TracingHost() as host:
         cell = roam.spawn_cell(print_and_whisper, 10_000, host=host)
         wait_until(lambda: cell.statistics().lanes["stdio"].delivered == 10_001)
-        other = roam.spawn_cell(print, "not shown yet", stdio="tee", host=host)
+        other = roam.spawn_cell(print, "not shown yet", host=host)
         wait_until(lambda: other.statistics().lanes["stdio"].delivered == 1)
         part = Path(sys.argv[1], "part")
         part.write_text("10001 1")
@@ -484,8 +492,8 @@ def _shown(fd, shown):
     """Take what the terminal shows, so that nobody waits for it. Always true."""
     # Without anybody on the other side it can only say that.
     with contextlib.suppress(OSError):
-        while select.select([fd], [], [], 0)[0]:
-            shown.append(os.read(fd, 4096))
+        while select.select([fd], [], [], 0)[0] and (data := os.read(fd, 4096)):
+            shown.append(data)
     return True
 
 
@@ -563,3 +571,18 @@ def test_the_terminal_flag_says_what_is_shown(host):
 
     assert [record.flags for record in shown.records()] == [PRINTED]
     assert [record.flags for record in hidden.records()] == [0]
+
+
+def test_a_forked_child_has_none_of_the_files_open(host):
+    """It is no reader of what the cells of its parent print, and the parent goes on reading."""
+    cell = roam.spawn_cell(_print_and_wait, stdio="capture", host=host)
+    wait_until(lambda: lines_of(cell) == ["now"])
+    pid = os.fork()
+    if pid == 0:
+        links = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.exists()]
+        os._exit(sum(link.endswith((".stdout", ".stderr")) for link in links))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    cell.kill()
+    cell.join(WAIT_S)
+    assert cell.post_mortem.stdout_tail == "now\n"
