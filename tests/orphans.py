@@ -56,6 +56,7 @@ def make_segment(directory, *, peer_id=1, name="cell", records=3, stage=Stage.RU
     if pid is not None:
         emitter.words[StatusWord.PID] = pid
     path.with_suffix(".fault").touch()
+    path.with_suffix(".stdout").write_text("a line\n")
     path.with_suffix(".stderr").write_text("the last line\n")
     emitter.words.release()
     file.close()

@@ -165,6 +165,7 @@ def make_remains(bodies: Sequence[tuple[int, bytes]] = (), **rest: Any) -> Remai
         config=rest.pop("config", "info,app.db=debug"),
         died_ns=rest.pop("died_ns", WALL_NS + 10 * SECOND),
         fault_text=rest.pop("fault_text", b""),
+        stdout_tail=rest.pop("stdout_tail", b""),
         stderr_tail=rest.pop("stderr_tail", b""),
         header=rest.pop("header", {"host_pid": 77, "python_version": "3.11.7"}),
         segment_path=rest.pop("segment_path", "/dev/shm/roam-0/x/3-abc.segment"),

@@ -266,7 +266,7 @@ def test_threads_log_at_once(tmp_path):
 def test_a_real_cell_captures_from_its_first_line(method, tmp_path):
     """Whatever start method: logging in the target arrives; a fork child of the cell is no part of it."""
     with roam.TracingHost(forward=False, dump_dir=tmp_path) as host:
-        cell = roam.spawn_cell(traced.fork_and_print, host=host, start_method=method)
+        cell = roam.spawn_cell(traced.fork_and_print, host=host, start_method=method, stdio="inherit")
         cell.result(30)
         assert messages(cell.records()) == ["after the fork"]
 

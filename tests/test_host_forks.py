@@ -108,7 +108,7 @@ def test_a_real_cell_is_a_peer_like_any_other():
     """Its statistics, records and spans are read through the host; its fork child neither traces nor disturbs."""
     # r[verify trace.fork.disowned]
     with roam.TracingHost(forward=False) as host:
-        cell = roam.spawn_cell(traced.fork_and_print, host=host, start_method="spawn", name="forker")
+        cell = roam.spawn_cell(traced.fork_and_print, host=host, start_method="spawn", stdio="inherit")
         assert cell.result(30) > 0
         assert messages(cell.records(), None) == ["outer", "after the fork", "outer"]
         assert holds(cell.statistics())

@@ -70,6 +70,7 @@ def test_everything_is_found(tmp_path):
     write(emitter, 2, 30)
     path.with_suffix(".fault").write_bytes(b"Fatal Python error: x\n" + b"f" * (2 << 20))
     path.with_suffix(".stderr").write_bytes(b"s" * (100 << 10) + b"the end\n")
+    path.with_suffix(".stdout").write_bytes(b"before the end\n")
     emitter.words[StatusWord.STAGE] = Stage.RUN
     before = path.read_bytes()
     found = remains_of_segment(path)
@@ -80,6 +81,7 @@ def test_everything_is_found(tmp_path):
     assert (found.stage, found.config, found.is_live, found.said_goodbye) == (Stage.RUN, "debug", True, False)
     assert (len(found.fault_text), len(found.stderr_tail)) == (1 << 20, 64 << 10)
     assert found.stderr_tail.endswith(b"the end\n")
+    assert found.stdout_tail == b"before the end\n"
     assert found.header["host_pid"] == os.getpid()
     assert [lane.delivered for lane in found.statistics.lanes.values()] == [1, 2, 3]
     assert not found.lost

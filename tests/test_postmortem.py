@@ -119,6 +119,17 @@ def test_the_object_made_in_memory_is_that_of_the_file(tmp_path):
     assert loaded == PostMortem.of(remains, make_exit(), {"a": 1})
 
 
+def test_a_dump_without_standard_output_is_sound():
+    """Older ones have no such section."""
+    pieces = list(encode(make_remains([event(20, "one")], stdout_tail=b"x"), make_exit(), {}))
+    [at] = [index for index, piece in enumerate(pieces) if piece[16:32].rstrip(b"\0") == b"stdout"]
+    decoded = decode(b"".join(pieces[:at] + pieces[at + 2 :]), "old")
+
+    assert decoded.damage == []
+    assert decoded.remains.stdout_tail == b""
+    assert [record.message for record in decoded.remains.records()] == ["one"]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(

@@ -5,15 +5,16 @@ The guard around every test sees to the second. `python -m tests.proof nth-failu
 
 from __future__ import annotations
 
-import os
 import threading
 
 import pytest
 
 import roam
 from roam.errors import RoamError, SegmentCorrupt, SpawnFailed
-from roam.spawn import stdio
+from roam.spawn import feed as feeds
+from roam.spawn.captured import CapturedStream
 from roam.tracing.host import TracingHost
+from roam.tracing.lines import Lines
 from tests.cells import add
 from tests.hosting import arrived, in_process, messages
 from tests.proof.faults import EVERY, Fault, Faults
@@ -60,8 +61,8 @@ def test_a_host_that_is_refused_something_says_so(site):
         ("forkserver", "spawn.parcel.Parcel.pack os.pwrite"),
         ("forkserver", "shm.doorbell.DoorbellPair.create socket.socketpair"),
         ("forkserver", "spawn.lifeline.acquire os.pipe"),
-        ("forkserver", "spawn.stdio.create os.open"),
-        ("forkserver", "spawn.stdio._Tee.add os.eventfd"),
+        ("forkserver", "spawn.captured.CapturedStream.__init__ os.open"),
+        ("forkserver", "spawn.feed._Reader.add os.eventfd"),
         ("forkserver", "spawn.forkserver.ForkServer._start os.pidfd_open"),
         ("forkserver", "spawn.forkserver.ForkServer.fork socket.socketpair"),
         ("spawn", "spawn.launch._pidfd_of_child os.pidfd_open"),
@@ -87,7 +88,7 @@ def test_a_start_that_is_refused_something_has_failed(method, site, capfd):
         "shm.segment.SegmentFile.close os.close",
         "tracing.link.PeerLink.close os.close",
         "tracing.link.PeerLink.discard os.unlink",
-        "spawn.stdio.Feed.close os.close",
+        "spawn.captured.CapturedStream.forget os.close",
     ],
 )
 def test_a_death_is_told_whatever_cannot_be_cleared_away(site, defects):
@@ -127,6 +128,9 @@ class Owner:
 
     exit = dump_path = None
 
+    def catch_up(self):
+        """Nothing is on its way."""
+
     def conclude(self, remains):
         """Nothing to be done."""
 
@@ -160,26 +164,33 @@ def test_a_configuration_that_cannot_be_written_is_an_error():
 
 def test_a_feed_that_leaves_at_once_leaves(tmp_path, monkeypatch):
     """One that joins and leaves while the thread is busy with another does not keep the thread, nor its file."""
-    tee = stdio._Tee()
-    first, second = (stdio.Feed(tmp_path / name) for name in ("first", "second"))
-    for feed in (first, second):
-        os.close(stdio.create(feed.path))
-    admit, visits = tee._admit, []
+    with in_process() as (_, cell):
+        reader = feeds._Reader()
+        first, second = (
+            feeds.Feed(
+                cell._opened,
+                Lines(8192, bytes(24), is_printed=False),
+                [CapturedStream(tmp_path / name, 1, name, is_shown=False)],
+            )
+            for name in ("first", "second")
+        )
+        admit, visits = reader._admit, []
 
-    def admit_before_one_comes_and_goes(*watched):
-        keys = admit(*watched)
-        if tee._leaving and not visits:
-            visits.append(second)
-            tee.add(second)
-            tee.forget(second)
-        return keys
+        def admit_before_one_comes_and_goes(*watched):
+            joined = admit(*watched)
+            if reader._leaving and not visits:
+                visits.append(second)
+                reader.add(second)
+                reader.remove(second)
+            return joined
 
-    monkeypatch.setattr(tee, "_admit", admit_before_one_comes_and_goes)
-    tee.add(first)
-    thread = tee._thread
-    assert isinstance(thread, threading.Thread)
-    tee.forget(first)
-    assert first.done.wait(WAIT_S)
-    assert second.done.wait(WAIT_S)
-    thread.join(WAIT_S)
-    assert not thread.is_alive()
+        monkeypatch.setattr(reader, "_admit", admit_before_one_comes_and_goes)
+        reader.add(first)
+        thread = reader._thread
+        assert isinstance(thread, threading.Thread)
+        reader.remove(first)
+        for feed in (first, second):
+            assert feed._done.wait(WAIT_S)
+            assert feed.streams[0].shown.wait(WAIT_S)
+        thread.join(WAIT_S)
+        assert not thread.is_alive()

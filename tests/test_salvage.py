@@ -43,14 +43,15 @@ def orphan(root):
 
 # r[verify dump.salvage.evidence]
 def test_a_segment_becomes_a_post_mortem_and_goes(orphan, dumps):
-    """The dump has the records, the end of stderr and a verdict with its evidence; nothing is left of the run."""
+    """The dump has the records, the end of what was printed and a verdict with its evidence; nothing is left of the run."""
     make_segment(orphan)
     [finding] = salvage(orphan, dumps)
 
     assert (finding.fate, finding.what.partition(" (")[0]) == (Fate.SAVED, 'cell "cell"')
     left = load(finding.why)
     assert messages(left.records) == ["record 0", "record 1", "record 2"]
-    assert left.stderr_tail == "the last line\n"
+    assert (left.stdout_tail, left.stderr_tail) == ("a line\n", "the last line\n")
+    assert "\nend of stdout\n  | a line\n\nend of stderr\n  | the last line\n" in left.render()
     assert (left.exit.kind, left.exit.verdict) == ("lost", "its host was gone")
     assert left.exit.evidence == ("nobody held the lock on the run directory of its host",)
     assert not orphan.exists()
@@ -96,6 +97,11 @@ def test_a_cell_that_never_came_has_nothing_to_tell(orphan, dumps):
     assert fates(salvage(orphan, dumps)) == [Fate.SAVED]
     make_orphan(orphan.parent)
     path = make_segment(orphan, records=0, pid=0)
+    path.with_suffix(".stderr").write_text("")
+    assert fates(salvage(orphan, dumps)) == [Fate.SAVED]
+    make_orphan(orphan.parent)
+    path = make_segment(orphan, records=0, pid=0)
+    path.with_suffix(".stdout").write_text("")
     path.with_suffix(".stderr").write_text("")
     assert fates(salvage(orphan, dumps)) == [Fate.REMOVED]
 

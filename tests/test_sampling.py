@@ -151,6 +151,7 @@ def test_the_account_of_a_cell_is_exact_however_it_ends(options, end, tmp_path):
         "life": {},
         "vital": {},
         "bulk": {"sampled": suppressed},
+        "stdio": {},
     }
     assert not [record for record in records if record.kind == "dropped"]
     told = [record.fields for record in records if record.target == "roam.sampling"]

@@ -23,7 +23,6 @@ import pytest
 import roam
 from roam.errors import CannotSend, CellCrashed, CellFailed, HostClosed, SpawnFailed
 from roam.exit import ExitKind
-from roam.spawn import stdio
 from roam.stage import Stage
 from tests.support import wait_until
 
@@ -581,7 +580,7 @@ def test_a_cell_has_the_hosts_surroundings(method, host, monkeypatch, tmp_path):
     before_fd, input_fd = os.dup(0), os.open(tmp_path / "input", os.O_RDONLY | os.O_CREAT)
     os.dup2(input_fd, 0)
     try:
-        cell = roam.spawn_cell(_surroundings, start_method=method, host=host)
+        cell = roam.spawn_cell(_surroundings, start_method=method, stdio="inherit", host=host)
         theirs, ours = cell.result(WAIT_S), _surroundings()
         assert set(theirs[0].items()) ^ set(ours[0].items()) == set()
         assert theirs == ours
@@ -648,52 +647,6 @@ def _nest(method):
     return roam.spawn_cell(add, 3, kwargs={"b": 4}, start_method=method).result(WAIT_S)
 
 
-# r[verify spawn.stderr]
-def test_standard_error_reaches_the_hosts(method, host, capfd):
-    """Every byte that cells write to descriptor 2 appears on the host's, even the last before a crash."""
-    cell = roam.spawn_cell(_write_stderr, start_method=method, host=host)
-    cell.join(WAIT_S)
-
-    captured = capfd.readouterr()
-    assert "raw words\nprinted words\nlast words" in captured.err
-    assert "on stdout\n" in captured.out
-    assert cell.post_mortem.stderr_tail.startswith("raw words\nprinted words\nlast words")
-
-
-def _write_stderr():
-    print("on stdout")
-    os.write(2, b"raw words\n")
-    print("printed words", file=sys.stderr)
-    sys.stderr.write("last words")
-    sys.stderr.flush()
-    os._exit(1)
-
-
-# r[verify spawn.stderr]
-def test_much_standard_error_is_bounded(host, capfd):
-    """Of a long text the file keeps only the end; the host's standard error gets all of it."""
-    cell = roam.spawn_cell(_write_much, host=host)
-    [path] = wait_until(lambda: list(host.run_dir.glob("*.stderr")))
-
-    def is_cut():
-        status = path.stat()
-        return status.st_size > 8_000_000 and status.st_blocks * 512 < 2 << 20
-
-    wait_until(is_cut)
-    cell.kill()
-    cell.join(WAIT_S)
-
-    assert capfd.readouterr().err.count("x" * 99) == 80_000
-    assert cell.post_mortem.stderr_tail.endswith("the end\n")
-
-
-def _write_much():
-    for _ in range(80_000):
-        os.write(2, b"x" * 99 + b"\n")
-    os.write(2, b"the end\n")
-    time.sleep(600)
-
-
 def test_a_fork_warns_of_other_threads(host):
     """Locks held by other threads stay locked in a forked cell; roam's own threads are safe and not counted."""
     over = threading.Event()
@@ -751,27 +704,3 @@ def test_leaving_the_host_stops_its_cells(method, tmp_path):
         cell = roam.spawn_cell(wait_for_stop, start_method=method, host=host)
 
     assert cell.exit.kind is ExitKind.STOPPED
-
-
-# r[verify spawn.stderr]
-def test_a_cell_that_floods_its_standard_error_keeps_no_other_waiting(tmp_path, monkeypatch):
-    """While one file has more to copy than ever ends, what stands in another is copied."""
-    endless, short = tmp_path / "endless", tmp_path / "short"
-    endless.write_bytes(b"x" * stdio._TURN_BYTES)
-    short.write_bytes(b"a word of another cell")
-    arrived = threading.Event()
-
-    def take(data):
-        if data.startswith(b"a word"):
-            arrived.set()
-        elif not arrived.is_set():
-            with endless.open("ab") as file:
-                file.write(data)
-
-    monkeypatch.setattr(stdio, "_write_to_terminal", take)
-    feeds = [stdio.follow(endless), stdio.follow(short)]
-    has_arrived = arrived.wait(WAIT_S)
-    arrived.set()
-    finished = [feed.finish(WAIT_S) for feed in feeds]
-    assert has_arrived
-    assert all(finished)

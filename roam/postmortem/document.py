@@ -52,6 +52,7 @@ def document(pm: PostMortem, *, last: int | None = None) -> dict[str, Any]:
                 for span in pm.open_spans
             ],
             "stacks": pm.stacks,
+            "stdout_tail": pm.stdout_tail,
             "stderr_tail": pm.stderr_tail,
         }
     )

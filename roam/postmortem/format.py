@@ -22,12 +22,14 @@ The sections, in the order in which they are written:
 ======  ==============================================================================================
 meta    msgpack map: exit, peer, anchor, stage, statistics, config, facts, header, ... (`Meta`)
 fault   what `faulthandler` wrote, as it was
-stderr  the end of the standard error stream, as it was
+stderr  the end of what it wrote to standard error, as it was
+stdout  likewise to standard output; missing in older dumps
 lost    msgpack array of `Lost` records
 spans   msgpack array of `OpenSpan` maps
 chunk   any number: `lane u32 | count u32 | page_no u64 | first_seq u64 | crc32 u32` of the four before it, then
-        `count` ring records as they lay in the segment (`roam.shm.layout`), each with its own checksum; the lanes
-        `life`, `vital` and `bulk` one after the other, each with its newest first
+        `count` ring records as they lay in the segment (`roam.shm.layout`), each with its own checksum; the lanes are
+        those of `roam.tracing.lanes`, one after the other, 3 being what was printed in the same form; each with its
+        newest first
 late    msgpack array of `Lost` records, one for each chunk that there was no time for; only where there are any
 meta    once more: it also marks the end
 ======  ==============================================================================================
@@ -52,10 +54,10 @@ import msgspec
 from ..clock import ClockAnchor
 from ..errors import DumpError
 from ..exit import CellExit
-from ..shm.layout import LANES
 from ..shm.reader import Chunk, page_records
 from ..stage import Stage
 from ..tracing.dissection import check_bounds
+from ..tracing.lanes import LANES
 from ..tracing.peer import OpenSpan, Remains
 from ..tracing.records import Lost, Peer
 from ..tracing.statistics import PeerStatistics
@@ -156,6 +158,7 @@ def encode(
     yield from _section(nonce, "meta", meta)
     yield from _section(nonce, "fault", remains.fault_text)
     yield from _section(nonce, "stderr", remains.stderr_tail)
+    yield from _section(nonce, "stdout", remains.stdout_tail)
     yield from _section(nonce, "lost", msgspec.msgpack.encode(plain(lost)))
     yield from _section(nonce, "spans", msgspec.msgpack.encode(plain(remains.open_spans)))
     written = 0
@@ -171,7 +174,7 @@ def encode(
 
 
 def _fitting(chunks: list[Chunk]) -> tuple[list[Chunk], list[Chunk]]:
-    """The chunks that a dump can hold, and those it cannot; both by lanes, `bulk` last, and the newest first."""
+    """The chunks that a dump can hold, and those it cannot; both by lanes, the less important ones later, and the newest first."""
     ordered = sorted(chunks, key=lambda chunk: (chunk.lane, -chunk.first_seq))
     room = itertools.accumulate((-len(chunk.data) for chunk in ordered), initial=_CHUNK_BYTES)
     count = sum(1 for left in itertools.islice(room, 1, None) if left >= 0)
@@ -229,6 +232,7 @@ def decode(data: bytes, path: str) -> Decoded:
         died_ns=meta.died_ns,
         fault_text=parts.values.get("fault", b""),
         stderr_tail=parts.values.get("stderr", b""),
+        stdout_tail=parts.values.get("stdout", b""),
         header=meta.header,
         segment_path=meta.segment_path,
         result_length=meta.result_length,
@@ -319,7 +323,7 @@ def _take(parts: _Parts, name: str, at: int, body: bytes, is_sound: bool, damage
         damage.append(f"section {name} at {at} is damaged")
     elif name in parts.values:
         return
-    elif name in ("fault", "stderr"):
+    elif name in ("fault", "stderr", "stdout"):
         parts.values[name] = body
     elif name in _TYPES:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..tracing.lanes import STDIO_NAME
 from ..tracing.records import ERROR, WARNING, Event, Lost, Record, SpanClose, SpanEnter, level_name
 from .escape import escape
 from .units import clock, duration
@@ -45,8 +46,10 @@ class RecordLines:
         parts.append(_MARKS.get(record.kind, "") + escape(record.message))
         if isinstance(record, SpanClose):
             parts.append(f"({duration(record.duration_ns)})")
-        if record.fields and not isinstance(record, Lost):
-            parts.append(fields_text(record.fields))
+        # Of a line that was printed the target says from which stream.
+        fields = {name: value for name, value in record.fields.items() if (record.lane, name) != (STDIO_NAME, "stream")}
+        if fields and not isinstance(record, Lost):
+            parts.append(fields_text(fields))
         if record.cuts:
             parts.append("[cut, original lengths: " + fields_text(record.cuts) + "]")
         if isinstance(record, Event) and record.span_id in self._names:

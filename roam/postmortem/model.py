@@ -40,8 +40,11 @@ class PostMortem:
     """The spans that were open, as the open-span table had them."""
     stacks: str
     """What `faulthandler` wrote: the Python stacks of all threads at a fatal signal; else empty."""
+    stdout_tail: str
+    """The end of what it wrote to standard output; bytes that are not UTF-8 stand as `\\xNN`. Empty where that was no
+    file: see `stdio` of `roam.spawn_cell`."""
     stderr_tail: str
-    """The end of the standard error stream; bytes that are not UTF-8 stand as `\\xNN`."""
+    """Likewise of standard error."""
     statistics: PeerStatistics
     config: str
     """The filter that was in force."""
@@ -87,6 +90,7 @@ class PostMortem:
             records=records,
             open_spans=list(remains.open_spans),
             stacks=remains.fault_text.decode("utf-8", "backslashreplace"),
+            stdout_tail=remains.stdout_tail.decode("utf-8", "backslashreplace"),
             stderr_tail=remains.stderr_tail.decode("utf-8", "backslashreplace"),
             statistics=remains.statistics,
             config=remains.config,

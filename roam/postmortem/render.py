@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from ..exit import CellExit, Confidence
 from ..stage import ExceptionText
+from ..tracing.lanes import STDIO_NAME
+from ..tracing.lines import CUT_CAUSE
 from ..tracing.records import Lost, Record, SpanEnter, SpanExit
 from .escape import escape
 from .lines import BOLD, DIM, RED, YELLOW, RecordLines
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Report", "render", "verdict_line"]
 
 _MOST_DAMAGE_LINES = 20
+_GAPS = ("overwritten", "corrupt", CUT_CAUSE)
+"""Causes of losses that the numbers of a lane count as lost."""
 
 
 def render(pm: PostMortem, *, last: int | None = 50, color: bool = False) -> str:
@@ -50,7 +54,8 @@ class Report:
             ("process", self.process()),
             ("losses", self.losses()),
             ("config in force", self.config()),
-            ("end of stderr", self.block(self.pm.stderr_tail)),
+            ("end of stdout", self.tail("stdout", self.pm.stdout_tail)),
+            ("end of stderr", self.tail("stderr", self.pm.stderr_tail)),
             (self.records_title(), self.history()),
             ("open spans, outermost first", self.spans()),
             (self.stacks_title(), self.block(self.pm.stacks)),
@@ -73,6 +78,11 @@ class Report:
         """A text of several lines, each behind a bar."""
         for line in text.rstrip("\n").split("\n") if text else ():
             yield f"| {escape(line)}".rstrip()
+
+    def tail(self, stream: str, text: str) -> Iterator[str]:
+        """What was printed last, unless the records show it: those of a cell whose host was killed do not."""
+        if not any(record.lane == STDIO_NAME and record.target == stream for record in self.records):
+            yield from self.block(text)
 
     def head(self) -> Iterator[str]:
         """Who it was, and when."""
@@ -140,7 +150,7 @@ class Report:
             counts = lost.get(lane, Counter())
             numbers = statistics.lanes.get(lane)
             if numbers is not None:
-                unexplained = numbers.lost - counts["overwritten"] - counts["corrupt"]
+                unexplained = numbers.lost - sum(counts[cause] for cause in _GAPS)
                 counts["lost, cause not in this file"] += max(0, unexplained)
             yield from (f"{escape(lane)}: {count:,} {escape(cause)}" for cause, count in counts.items() if count)
             if numbers is not None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from ..errors import DumpError, RoamError, SegmentCorrupt
 from ..shm.header import Identity
 from ..shm.layout import HEADER_BYTES, LANES, MAGIC, HostWord, StatusWord
-from ..shm.rundir import LOCK_NAME, RunDirectory
+from ..shm.rundir import LOCK_NAME, PEER_SUFFIXES, RunDirectory
 from ..shm.segment import SegmentFile, boot_id, is_written, process_start_ticks
 from ..stage import Stage
 from ..tracing.offline import remains_of_segment
@@ -32,7 +32,6 @@ from .segment import SEGMENT_SUFFIX, birth_order, end_of_orphan
 
 __all__ = ["Fate", "Finding", "salvage", "salvage_claimed"]
 
-_COMPANION_SUFFIXES = (".fault", ".stderr")
 _STEM = re.compile(r"[0-9]+-[0-9a-f]{16}")
 """As `RunDirectory.new_stem` makes them."""
 _PIECE_BYTES = 1 << 20
@@ -97,7 +96,7 @@ def salvage_claimed(
         for segment in segments:
             yield _salvage_segment(segment, places, most_bytes, is_rehearsal)
         for path in others:
-            if path.suffix not in _COMPANION_SUFFIXES or not _STEM.fullmatch(path.stem):
+            if path.suffix not in PEER_SUFFIXES or not _STEM.fullmatch(path.stem):
                 yield Finding(Fate.STUCK, path, f"file {path}", "it is no file of roam's")
             elif not is_rehearsal and not path.with_suffix(SEGMENT_SUFFIX).exists():
                 # Of a peer whose segment was removed first, by a host that was killed while it cleaned up.
@@ -203,7 +202,8 @@ def _why_not_told(remains: Remains, segment: SegmentFile) -> str | None:
         emitted = [remains.statistics.lanes[name].emitted for name in LANES]
         is_taken = all(segment.word(HostWord.TAKEN + lane) >= count for lane, count in enumerate(emitted))
         return "it was done, and its host had all of its records" if is_taken else None
-    if remains.peer.pid is None and not remains.chunks and not remains.lost and not remains.stderr_tail:
+    has_printed = remains.stdout_tail or remains.stderr_tail
+    if remains.peer.pid is None and not remains.chunks and not remains.lost and not has_printed:
         return "no process had attached"
     return None
 
@@ -219,8 +219,7 @@ def _write(remains: Remains, places: tuple[Path, Path]) -> Path:
 
 
 def _discard(segment: Path) -> None:
-    """As `PeerLink.discard`: the segment first, so that what is left without one is known to be of no use."""
-    for suffix in (SEGMENT_SUFFIX, *_COMPANION_SUFFIXES):
+    for suffix in PEER_SUFFIXES:
         segment.with_suffix(suffix).unlink(missing_ok=True)
 
 

@@ -9,8 +9,9 @@ from zlib import crc32
 from .layout import RECORD_HEAD, RECORD_HEAD_BYTES, SEAL
 from .words import MASK
 
-__all__ = ["Chunk", "Gap", "offset_of_record", "page_records"]
+__all__ = ["Chunk", "Gap", "offset_of_record", "pack_chunk", "page_records"]
 
+_pack_head = RECORD_HEAD.pack
 _unpack_head = RECORD_HEAD.unpack_from
 _pack_seal = SEAL.pack
 
@@ -47,12 +48,22 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Records that will never be delivered: `count` from `first_seq` on, and why (`overwritten` or `corrupt`)."""
+    """Records that will never be delivered: `count` from `first_seq` on, and why."""
 
     lane: int
     first_seq: int
     count: int
     cause: str
+
+
+def pack_chunk(lane: int, page_no: int, first_seq: int, first_ns: int, payloads: list[bytes]) -> Chunk:
+    """Payloads as a chunk, as if they had been read from a page, one nanosecond after the other."""
+    parts: list[bytes] = []
+    for index, payload in enumerate(payloads):
+        length, time_ns = len(payload), first_ns + index
+        crc = crc32(_pack_seal(time_ns, length, first_seq + index, page_no), crc32(payload))
+        parts += (_pack_head(length, crc, time_ns), payload, bytes(-length & 7))
+    return Chunk(lane, page_no, first_seq, len(payloads), b"".join(parts))
 
 
 def page_records(data: bytes, first_seq: int, count: int, page_no: int) -> tuple[list[tuple[int, int, int, int]], int]:

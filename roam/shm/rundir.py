@@ -1,6 +1,6 @@
 """The run directory: where one host keeps its segments, on a file system in memory, so that they outlive everybody.
 
-Layout: `<root>/<random>/` with `host.lock` and, per peer, `<peer_id>-<random>.segment`, `.fault` and `.stderr`.
+Layout: `<root>/<random>/` with `host.lock` and, per peer, `<peer_id>-<random>` with the suffixes in `PEER_SUFFIXES`.
 Ownership: the host that made it holds a lock on `host.lock`, which the kernel releases when the host is gone; then
 whoever gets the lock may clear the directory away. Both lock first and look then whether the locked file is still the
 one in the directory. So a directory in the making needs no guess: if it is cleared away, its maker sees that and makes
@@ -22,9 +22,21 @@ from pathlib import Path
 from ..errors import RoamError
 from .descriptors import close_quietly
 
-__all__ = ["LOCK_NAME", "RunDirectory", "is_held", "is_run_name", "noted_dump_dir", "run_directories", "run_root"]
+__all__ = [
+    "LOCK_NAME",
+    "PEER_SUFFIXES",
+    "RunDirectory",
+    "is_held",
+    "is_run_name",
+    "noted_dump_dir",
+    "run_directories",
+    "run_root",
+]
 
 LOCK_NAME = "host.lock"
+
+PEER_SUFFIXES = (".segment", ".fault", ".stdout", ".stderr")
+"""The files of a peer. The segment is made first and removed first: what is left without one is known to be of no use."""
 
 _RUN_NAME = re.compile(r"[0-9a-f]{16}")
 _ATTEMPTS = 8

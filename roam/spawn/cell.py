@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CellCrashed, CellFailed, DumpError, SpawnFailed, StacksUnavailable
 from ..exit import CellExit, ExitKind
-from . import answer, facts, kindred, lifeline, memory, status, stdio, verdict
+from . import answer, facts, kindred, lifeline, memory, status, verdict
 from .activity import Activity, observe
 from .ladder import Interference, descend
 from .stacks import take_stacks
@@ -28,12 +28,11 @@ if TYPE_CHECKING:
     from ..tracing.peer import OpenSpan, Remains
     from ..tracing.records import Peer, Record
     from ..tracing.statistics import PeerStatistics
+    from .feed import Feed
     from .launch import Launched
 
 __all__ = ["Cell"]
 
-_STDERR_S = 1.0
-"""How long a death waits for the terminal to take the cell's last words."""
 _FORWARD_S = 10.0
 _DETAIL_LINES = 20
 
@@ -45,7 +44,9 @@ class Cell:
     `sentinel`) and like a future (`result`). A cell runs on if its handle is dropped.
     """
 
-    def __init__(self, *, name: str, host: TracingHost, start_method: str, target_name: str) -> None:
+    def __init__(
+        self, *, name: str, host: TracingHost, start_method: str, target_name: str, has_group: bool = True
+    ) -> None:
         self.start_method = start_method
         """`forkserver`, `spawn` or `fork`."""
         self.target_name = target_name
@@ -61,11 +62,11 @@ class Cell:
         self._memory_kills = memory.kills_by_now()
         self._started_s = time.monotonic()
         self._corpse = facts.Corpse()
-        self._has_group = True
+        self._has_group = has_group
         self._descendants: list[tuple[int, int]] = []
         self._launched: Launched | None = None
         self._answer_fd = -1
-        self._feed: stdio.Feed | None = None
+        self._feed: Feed | None = None
         self._exit: CellExit | None = None
         self._answer: answer.Answer | None = None
         self._outcome: tuple[bool, Any] | None = None
@@ -326,7 +327,7 @@ class Cell:
 
     # What the host calls.
 
-    def adopt(self, link: PeerLink, feed: stdio.Feed, answer_fd: int, launched: Launched) -> None:
+    def adopt(self, link: PeerLink, feed: Feed | None, answer_fd: int, launched: Launched) -> None:
         """Called by `spawn_cell`, once, when the process exists."""
         self._link, self._feed, self._answer_fd, self._launched = link, feed, answer_fd, launched
 
@@ -340,6 +341,11 @@ class Cell:
         if self._exit is None and self._launched is not None:
             self.force(signal.SIGKILL)
             self.join()
+
+    def catch_up(self) -> None:
+        """Called once by the host, before `conclude`: all that the cell has printed becomes records."""
+        if self._feed is not None:
+            self._feed.finish()
 
     def conclude(self, remains: Remains) -> None:
         """Called once by the host, after the final drain. Never raises."""
@@ -375,8 +381,6 @@ class Cell:
             if launched.relay_fd is not None:
                 os.close(launched.relay_fd)
             lifeline.release()
-            if self._feed is not None:
-                self._feed.finish(_STDERR_S)
         if remains.result_length is not None:
             self._answer = answer.read(self._answer_fd, remains.result_length)
         if self._answer is None:

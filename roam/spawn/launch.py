@@ -57,6 +57,8 @@ class Start:
     method: str
     ticket: SpawnTicket
     parcel: Parcel
+    stdin_fd: int
+    stdout_fd: int
     stderr_fd: int
     lifeline_fd: int
     die_with_host: bool
@@ -99,7 +101,9 @@ def _spawn(start: Start) -> Launched:
     child = subprocess.Popen(
         [os.fsdecode(spawn.get_executable()), *util._args_from_interpreter_flags(), "-c", command],
         pass_fds=fds,
-        stderr=start.stderr_fd,
+        stdin=_or_none(start.stdin_fd),
+        stdout=_or_none(start.stdout_fd),
+        stderr=_or_none(start.stderr_fd),
         # From its first instruction on: Ctrl-C at the terminal belongs to the host.
         process_group=start.process_group,
         # Not what libraries have put into the C environment behind Python's back: the same as under the fork server.
@@ -110,10 +114,14 @@ def _spawn(start: Start) -> Launched:
     return Launched(child.pid, _pidfd_of_child(child.pid), None)
 
 
+def _or_none(fd: int) -> int | None:
+    return None if fd == ABSENT else fd
+
+
 def _fork_by_server(start: Start) -> Launched:
     from . import forkserver
 
-    handover = start.handover(stdin_fd=0, stdout_fd=1, stderr_fd=start.stderr_fd)
+    handover = start.handover(**_standard_fds(start))
     with contextlib.ExitStack() as cleanup:
         fds = [fd if _is_open(fd) else _null(cleanup) for fd in handover.fds]
         try:
@@ -123,6 +131,12 @@ def _fork_by_server(start: Start) -> Launched:
         except forkserver.NotBorn as error:
             raise LaunchFailed(str(error)) from None
     return Launched(*born)
+
+
+def _standard_fds(start: Start) -> dict[str, int]:
+    """What the cell gets for 0, 1 and 2; this process's own have to be sent, as the server has others."""
+    found = {"stdin_fd": start.stdin_fd, "stdout_fd": start.stdout_fd, "stderr_fd": start.stderr_fd}
+    return {name: number if fd == ABSENT else fd for number, (name, fd) in enumerate(found.items())}
 
 
 def _is_open(fd: int) -> bool:
@@ -144,7 +158,7 @@ def _fork(start: Start) -> Launched:
     from ..tracing import hooks, tracer  # noqa: F401
     from .bootstrap import live
 
-    handover = start.handover(stderr_fd=start.stderr_fd)
+    handover = start.handover(stdin_fd=start.stdin_fd, stdout_fd=start.stdout_fd, stderr_fd=start.stderr_fd)
     _warn_of_threads()
     _flush()
     with _quiet_fork():

@@ -46,6 +46,9 @@ class RegisteredPeer:
     def abort(self) -> None:
         """As `end`."""
 
+    def catch_up(self) -> None:
+        """Called by the host before `conclude`: whatever the process prints is not roam's."""
+
     def conclude(self, remains: Remains) -> None:
         """Called once by the host, after the final drain. Never raises."""
         found = status.take(remains.peer.pid or 0, self._link.pidfd, None, reap=False)

@@ -14,7 +14,7 @@ _replaced: list[Any] = []
 
 
 def put_in_place(handover: Handover) -> None:
-    """Make what the host sent descriptors 0, 1 and 2. Standard error is a file from here on."""
+    """Make what the host sent descriptors 0, 1 and 2."""
     # r[impl spawn.surroundings]
     for target, fd in ((0, handover.stdin_fd), (1, handover.stdout_fd), (2, handover.stderr_fd)):
         if fd not in (ABSENT, target):

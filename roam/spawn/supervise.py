@@ -13,30 +13,27 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ..errors import HostClosed, SpawnFailed, UnsupportedPlatform
 from ..postmortem import check_dump_dir, default_dump_dir
-from ..shm.descriptors import close_quietly
 from ..stage import Stage
 from ..tracing import host as hosts
 from ..tracing.dumps import DumpLimits
 from ..tracing.host import TracingHost
 from ..tracing.link import PeerLink
-from . import kin, launch, lifeline, main_module, stdio, surroundings
+from . import kin, launch, lifeline, main_module, surroundings
 from .cell import Cell
 from .dumps import DumpStore
+from .feed import Feed
 from .handover import Handover
 from .orphans import salvage_orphans
 from .parcel import Parcel
 from .registered import RegisteredPeer
+from .stdio import MODES, Stdio
 from .watchdog import Watch, watch
 
 __all__ = ["TracingHost", "close_default_host", "default_host", "spawn_cell"]
-
-_STDERR_S = 1.0
-"""How long a start that failed waits for what the process has printed."""
 
 _counter = itertools.count(1)
 _lock = threading.RLock()
@@ -51,6 +48,7 @@ def spawn_cell(
     name: str | None = None,
     host: TracingHost | None = None,
     start_method: str | None = None,
+    stdio: str = "tee",
     die_with_host: bool = True,
     start_timeout: float = 30.0,
     hang_after: float | None = None,
@@ -61,8 +59,10 @@ def spawn_cell(
     Returns as soon as there is a process that has its parcel. What fails later, up to the first line of the target,
     shows at once as `SpawnFailed` from `Cell.result` and as `Cell.exit`.
 
-    `start_method` is `"forkserver"` (the default), `"spawn"` or `"fork"`. `die_with_host=False` lets the cell live on when
-    this process is gone. `start_timeout` is in seconds. Without `host`, a host that belongs to the process is used.
+    `start_method` is `"forkserver"` (the default), `"spawn"` or `"fork"`. `stdio` says what becomes of what the cell
+    prints, see `roam.spawn.stdio`: `"tee"` (records of the cell, and shown here), `"capture"` (records only), `"inherit"`
+    (it has this process's own streams) or `"null"`. `die_with_host=False` lets the cell live on when this process is
+    gone. `start_timeout` is in seconds. Without `host`, a host that belongs to the process is used.
 
     A cell that gives no sign of life for `hang_after` seconds is hung: it wrote no record, entered no span and did not call
     `roam.current_cell().beat()`. Then its stacks are taken, and with `on_hang="report"` a post-mortem is written while it
@@ -72,7 +72,7 @@ def spawn_cell(
     Raises `CannotSend` (names what cannot be sent), `SpawnFailed`, `HostClosed`, `NoSpace`, `UnsupportedPlatform`;
     RuntimeError while `__main__` is still being imported in a cell; TypeError and ValueError for wrong arguments.
     """
-    method = _check(target, kwargs, host, start_method)
+    method = _check(target, kwargs, host, start_method, stdio)
     _check_hang(hang_after, on_hang)
     host = host if host is not None else default_host()
     if not host.is_open:
@@ -82,7 +82,7 @@ def spawn_cell(
     call = (target, args, dict(kwargs or {}))
     with _refusals_told(name), contextlib.ExitStack() as undo:
         head = _head(name, method)
-        cell = Cell(name=name, host=host, start_method=method, target_name=target_name)
+        cell = Cell(name=name, host=host, start_method=method, target_name=target_name, has_group=stdio != "inherit")
         # r[impl spawn.unsendable] Before anything is reserved.
         parcel = _pack(method, head, call)
         undo.callback(parcel.close)
@@ -90,7 +90,6 @@ def spawn_cell(
         undo.callback(link.abandon)
         lifeline_fd = lifeline.acquire()
         undo.callback(lifeline.release)
-        stderr_path = link.run_path / f"{link.stem}.stderr"
         start = partial(
             launch.Start,
             method=method,
@@ -98,12 +97,13 @@ def spawn_cell(
             parcel=parcel,
             lifeline_fd=lifeline_fd,
             die_with_host=die_with_host,
-            process_group=0,
+            # Only those of the terminal's foreground group may use it.
+            process_group=os.getpgrp() if stdio == "inherit" else 0,
             deadline=time.monotonic() + start_timeout,
             head=head,
             call=call,
         )
-        feed, launched = _launch(stderr_path, undo, start)
+        feed, launched = _launch(Stdio(stdio, link), undo, start)
         cell.adopt(link, feed, parcel.detach(), launched)
         undo.pop_all()
     link.started(launched.pid, launched.pidfd)
@@ -112,7 +112,7 @@ def spawn_cell(
     return cell
 
 
-def _check(target: object, kwargs: object, host: object, start_method: str | None) -> str:
+def _check(target: object, kwargs: object, host: object, start_method: str | None, stdio: str) -> str:
     if not callable(target):
         raise TypeError(f"spawn_cell(target): {target!r} cannot be called")
     if kwargs is not None and not (isinstance(kwargs, Mapping) and all(isinstance(key, str) for key in kwargs)):
@@ -124,6 +124,8 @@ def _check(target: object, kwargs: object, host: object, start_method: str | Non
     method = start_method if start_method is not None else "forkserver"
     if method not in launch.METHODS:
         raise ValueError(f"spawn_cell(start_method={method!r}): choose one of {', '.join(launch.METHODS)}")
+    if stdio not in MODES:
+        raise ValueError(f"spawn_cell(stdio={stdio!r}): choose one of {', '.join(MODES)}")
     from multiprocess import spawn
 
     # In a cell that still imports the user's `__main__`, another cell would do the same, for ever.
@@ -158,16 +160,15 @@ def _pack(method: str, head: dict[str, Any], call: tuple[Any, ...]) -> Parcel:
 
 
 def _launch(
-    stderr_path: Path, undo: contextlib.ExitStack, start: Callable[..., launch.Start]
-) -> tuple[stdio.Feed, launch.Launched]:
-    stderr_fd = stdio.create(stderr_path)
+    streams: Stdio, undo: contextlib.ExitStack, start: Callable[..., launch.Start]
+) -> tuple[Feed | None, launch.Launched]:
     try:
-        # Before there is a process: what is refused afterwards would leave one that nobody watches.
-        feed = stdio.follow(stderr_path)
-        undo.callback(feed.finish, _STDERR_S)
-        return feed, launch.launch(start(stderr_fd=stderr_fd))
+        if streams.feed is not None:
+            undo.callback(streams.feed.finish)
+        fds = {"stdin_fd": streams.stdin_fd, "stdout_fd": streams.stdout_fd, "stderr_fd": streams.stderr_fd}
+        return streams.feed, launch.launch(start(**fds))
     finally:
-        close_quietly(stderr_fd)
+        streams.close()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A process that roam did not start has attached to the segment that was reserved for it."""
+"""Who a peer is: known once its process has attached to the segment that was reserved for it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ import os
 
 from .collector import Collector
 from .link import PeerLink
+from .records import Peer
 
-__all__ = ["welcome"]
+__all__ = ["identify"]
 
 
-def welcome(link: PeerLink, pid: int, collector: Collector) -> None:
-    """Watch the process from now on. Collector thread only."""
+def identify(link: PeerLink, collector: Collector) -> None:
+    """Note who the peer is, as soon as it can be known, and watch a process that roam did not start from then on.
+    Collector thread only."""
+    if link.peer.pid is None and (pid := link.claimed_pid()):
+        # Its first records can overtake whoever started it.
+        link.peer = Peer(link.peer.peer_id, link.peer.epoch, link.peer.name, pid)
+    if link.is_awaited and link.peer.pid is not None:
+        _welcome(link, link.peer.pid, collector)
+
+
+def _welcome(link: PeerLink, pid: int, collector: Collector) -> None:
     try:
         link.pidfd = os.pidfd_open(pid)
     except (OSError, OverflowError) as error:

@@ -21,7 +21,7 @@ from ..errors import RecordError
 from ..stage import ExceptionText
 from .draft import LEVEL_MAX, Draft, fit
 from .exceptions import describe_exception
-from .records import Dropped, Event, Record, SpanClose, SpanEnter, SpanExit
+from .records import INFO, Dropped, Event, Record, SpanClose, SpanEnter, SpanExit
 from .redaction import Redactor
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "describe_exception",
     "encode_dropped",
     "encode_event",
+    "encode_line",
     "encode_span_close",
     "encode_span_enter",
     "encode_span_exit",
@@ -176,6 +177,12 @@ def encode_span_close(
     return fit(Draft(_CLOSE, level, target, name, fields, ids, exception, redactor), limit_bytes)
 
 
+def encode_line(stream: str, text: str, fields: Fields, ids: tuple[bytes | None, bytes | None], flags: int) -> bytes:
+    """The body of the `Event` that a host makes of a line that was printed. The text comes from bytes, so it is plain and
+    has no surrogates; `ids` are those of span and trace."""
+    return _pack((_EVENT, INFO, stream, text, fields, None, *ids, None, flags))
+
+
 def encode_dropped(counts: Mapping[str, int]) -> bytes:
     """The body of a `Dropped`. `counts` comes from roam itself: few causes, none negative."""
     return _pack((_DROPPED, counts))
@@ -227,12 +234,15 @@ def decode(payload: bytes) -> Record:
         record: Event | SpanEnter | SpanExit | SpanClose | Dropped = _unpack(payload)
         if type(record) is Dropped:
             return _checked_dropped(record)
-        # Of the union only Dropped has None for its ids.
-        if not 0 <= record.level <= LEVEL_MAX or len(record.span_id) != 8 or len(record.trace_id) != 16:  # type: ignore[arg-type]
-            raise ValueError("level or ids out of range")
+        if not 0 <= record.level <= LEVEL_MAX:
+            raise ValueError("level out of range")
+        span_id, trace_id, thread = record.span_id, record.trace_id, record.thread
+        # Only in lines that were printed: see `Event`.
+        if (span_id is not None and len(span_id) != 8) or (trace_id is not None and len(trace_id) != 16):
+            raise ValueError("ids out of range")
         if (parent_id := record.parent_id) is not None and len(parent_id) != 8:
             raise ValueError("a parent id needs 8 bytes")
-        if record.thread < 0 or record.flags < 0:  # type: ignore[operator]
+        if (thread is not None and thread < 0) or record.flags < 0:
             raise ValueError("thread or flags out of range")
         if record.exception is not None and record.exception[3:] != _TEXT_ALONE:
             raise ValueError("an exception with more than its text")

@@ -141,6 +141,18 @@ class Collector:
             # Whatever happens, somebody waits for the end to be told.
             self._bury(link)
 
+    def bring(self, link: PeerLink, items: list[Chunk | Gap], timeout_s: float) -> bool:
+        """Deliver what comes from elsewhere than the segment, and wait for it; False if that took longer. Any thread."""
+        return self.ask(functools.partial(self._take, link, items), timeout_s)
+
+    def _take(self, link: PeerLink, items: list[Chunk | Gap]) -> None:
+        link.take(items)
+        self._deliver(link, items, False)
+        self.stir(link)
+        if link not in self._awake:
+            # It is dead and drained: no poll comes that would hand on what waits for older company.
+            self._deliver(link, [], False)
+
     def close(self) -> None:
         """End the thread and close its descriptors."""
         self._ending = True

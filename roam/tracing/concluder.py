@@ -33,12 +33,17 @@ class Concluder:
 
     def _run(self) -> None:
         while (link := self._links.get()) is not None:
-            for step in (_conclude, self._bury, PeerLink.close):
+            for step in (_catch_up, _conclude, self._bury, PeerLink.close):
                 try:
                     step(link)
                 except Exception:
                     # Whatever fails, whoever joined the link goes on, and the next link is concluded.
                     report_defect()
+
+
+def _catch_up(link: PeerLink) -> None:
+    if link.owner is not None:
+        link.owner.catch_up()
 
 
 def _conclude(link: PeerLink) -> None:

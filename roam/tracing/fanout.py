@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable
 from operator import itemgetter
 
 from ..errors import HostClosed, RecordError
-from ..shm.layout import LANES
 from ..shm.reader import Chunk, Gap
 from .codec import decode, level_of
 from .config import TracingConfig
 from .filter import Filter
+from .lanes import LANES, STDIO_NAME
 from .link import Entry, PeerLink
 from .promotion import Promotions
-from .records import INFO, Dropped, Event, Lost, Peer, Record, SpanClose, TaggedRecord
+from .records import INFO, PRINTED, Dropped, Event, Lost, Peer, Record, SpanClose, TaggedRecord
 from .statistics import SubscriptionStatistics
 from .subscription import Subscription
 
@@ -269,4 +269,6 @@ def _was_offered(link: PeerLink, record: Record) -> bool:
 
 
 def _is_forwarded(record: Record) -> bool:
-    return isinstance(record, (Event, Lost, Dropped))
+    # r[impl trace.lines.once]
+    is_shown = record.lane == STDIO_NAME and record.flags & PRINTED
+    return isinstance(record, (Event, Lost, Dropped)) and not is_shown

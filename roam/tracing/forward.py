@@ -110,7 +110,7 @@ def _hand_over(tagged: TaggedRecord) -> None:
             "msecs": record.time_ns // 1_000_000 % 1000,
             "process": peer.pid,
             "processName": peer.name,
-            "thread": record.thread,
+            "thread": record.thread or 0,
             "threadName": f"Thread-{record.thread:#x}" if record.thread is not None else "",
             "exc_text": record.exception.traceback.rstrip("\n") if record.exception is not None else None,
             "roam_peer": peer,

@@ -26,7 +26,7 @@ from ..shm.mapping import MappedSegment
 from ..shm.reader import Chunk, Gap
 from ..shm.rundir import RunDirectory
 from . import emitter as emitters
-from .arrival import welcome
+from .arrival import identify
 from .collector import Collector
 from .concluder import Concluder
 from .config import ConfigResult, TracingConfig
@@ -159,6 +159,10 @@ class TracingHost:
     def stir(self, link: PeerLink) -> None:
         """Make the collector look at a peer now. Never blocks."""
         self._collector.call(lambda: self._collector.stir(link))
+
+    def bring(self, link: PeerLink, items: list[Chunk | Gap]) -> None:
+        """Take records of a peer that are in no segment, and wait until they are taken."""
+        self._collector.bring(link, items, CLOSE_TIMEOUT_S)
 
     @property
     def config(self) -> TracingConfig:
@@ -384,11 +388,7 @@ class TracingHost:
 
     def _deliver(self, link: PeerLink, items: list[Chunk | Gap], final: bool) -> None:
         """Collector thread: hand on what was read."""
-        if link.peer.pid is None and (pid := link.claimed_pid()):
-            # Its first records can overtake whoever started it.
-            link.peer = Peer(link.peer.peer_id, link.peer.epoch, link.peer.name, pid)
-        if link.is_awaited and link.peer.pid is not None:
-            welcome(link, link.peer.pid, self._collector)
+        identify(link, self._collector)
         self._fan_out.deliver(link, items, final)
         if items:
             self._peers.trim(items)

@@ -12,6 +12,8 @@ from ..shm.segment import SegmentFile
 from ..shm.spans import read_open_spans
 from ..stage import Stage
 from .config import ConfigResult
+from .lanes import STDIO_NAME
+from .lines import Lines
 from .peer import OpenSpan, open_span_of
 from .records import Lost
 from .retention import Retention
@@ -20,7 +22,7 @@ from .statistics import LaneStatistics, PeerStatistics
 __all__ = [
     "ENDED",
     "FAULT_LIMIT_BYTES",
-    "STDERR_LIMIT_BYTES",
+    "TAIL_LIMIT_BYTES",
     "config_result",
     "fault_size",
     "header_of",
@@ -37,7 +39,7 @@ __all__ = [
 ]
 
 FAULT_LIMIT_BYTES = 1 << 20
-STDERR_LIMIT_BYTES = 64 * 1024
+TAIL_LIMIT_BYTES = 64 * 1024
 
 ENDED = "the cell has ended"
 NOT_UNDERSTOOD = "the cell does not understand it, as one of another version of roam may not"
@@ -84,10 +86,15 @@ def peer_statistics(
     *,
     torn: int = 0,
     retention: Retention | None = None,
+    lines: Lines | None = None,
 ) -> PeerStatistics:
-    """All numbers of a peer, from its readers and a copy of its status words. `slots` says where it counts by key."""
+    """All numbers of a peer, from its readers and a copy of its status words. `slots` says where it counts by key, and
+    `lines` counts what it has printed."""
+    lanes = lane_statistics(readers, words)
+    if lines is not None:
+        lanes[STDIO_NAME] = lines.statistics
     return PeerStatistics(
-        lanes=lane_statistics(readers, words),
+        lanes=lanes,
         spans_torn=torn,
         spans_overflowed=status_word(words, StatusWord.SPANS_OVERFLOWED),
         suppressed={key: status_word(words, StatusWord.SUPPRESSED + slot) for key, slot in sorted(slots.items())},

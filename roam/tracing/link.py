@@ -11,22 +11,23 @@ import select
 import threading
 import time
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from ..clock import ClockAnchor
 from ..exit import CellExit
 from ..shm.descriptors import close_quietly
 from ..shm.doorbell import DoorbellPair
-from ..shm.layout import LANES, HostWord, StatusWord
+from ..shm.layout import HostWord, StatusWord
 from ..shm.mailbox import MailboxWriter
 from ..shm.reader import Chunk, Gap
+from ..shm.rundir import PEER_SUFFIXES
 from ..shm.segment import SegmentFile
 from ..stage import Stage
 from ..ticket import SpawnTicket
 from .config import ConfigResult, TracingConfig, enclosed
 from .inspection import (
     ENDED,
-    STDERR_LIMIT_BYTES,
+    TAIL_LIMIT_BYTES,
     config_result,
     fault_size,
     header_of,
@@ -40,41 +41,19 @@ from .inspection import (
     status_word,
     unannounced_of,
 )
-from .peer import OpenSpan, PeerOwner, Remains, decode_chunks, lost_of, time_of_gap
+from .lanes import LANES
+from .lines import Lines
+from .peer import LinkKeeper, OpenSpan, PeerOwner, Remains, decode_chunks, lost_of, time_of_gap
 from .records import Lost, Peer, Record
 from .retention import Retention
 from .statistics import PeerStatistics
 
-__all__ = ["Entry", "LinkKeeper", "PeerLink"]
+__all__ = ["Entry", "PeerLink"]
 
 _POLL_S = 0.001
 
 Entry: TypeAlias = tuple[int, str, int | None, bytes | Lost]
 """A record on its way to subscribers: wall time in nanoseconds, lane, sequence, and its body or the notice of a loss."""
-
-
-class LinkKeeper(Protocol):
-    """The host, as its links need it."""
-
-    def started(self, link: PeerLink, pid: int, pidfd: int) -> None:
-        """See `PeerLink.started`."""
-        ...
-
-    def abandon(self, link: PeerLink) -> None:
-        """See `PeerLink.abandon`."""
-        ...
-
-    def release(self, link: PeerLink) -> None:
-        """See `PeerLink.release`."""
-        ...
-
-    def flush_forwarding(self, timeout_s: float) -> bool:
-        """See `PeerLink.flush_forwarding`."""
-        ...
-
-    def stir(self, link: PeerLink) -> None:
-        """See `PeerLink.stir`."""
-        ...
 
 
 class PeerLink:
@@ -126,6 +105,8 @@ class PeerLink:
         self._lock = threading.RLock()
         self._readers = segment.lane_readers()
         self.retention = Retention(retain_bytes, segment.geometry.lane_pages)
+        self.lines: Lines | None = None
+        """What makes records of its output, where that is captured."""
         self._last: tuple[PeerStatistics, list[OpenSpan], list[int]] | None = None
 
     # What the launcher needs.
@@ -150,6 +131,10 @@ class PeerLink:
     def stir(self) -> None:
         """Ring for this peer, from inside the host's process. Never blocks."""
         self._keeper.stir(self)
+
+    def bring(self, items: list[Chunk | Gap]) -> None:
+        """Bring in what `lines` has made. Waits until the collector has taken it."""
+        self._keeper.bring(self, items)
 
     def flush_forwarding(self, timeout_s: float = 5.0) -> bool:
         """Wait until the host's logging was offered all that was collected; False if that took longer."""
@@ -197,6 +182,13 @@ class PeerLink:
                     self.segment.store_word(HostWord.TAKEN + lane, reader.next_seq)
             self._keep(found)
         return found
+
+    def take(self, items: list[Chunk | Gap]) -> None:
+        """Keep what was brought in."""
+        with self._lock:
+            self._keep(items)
+            if self.lines is not None:
+                self.lines.count(items)
 
     def _keep(self, items: list[Chunk | Gap]) -> None:
         for index, item in enumerate(items):
@@ -373,7 +365,8 @@ class PeerLink:
             config=str(self._config.capture),
             died_ns=self.anchor.to_wall_ns(now_ns),
             fault_text=read_fault_text(self._fault_fd),
-            stderr_tail=read_tail(self.run_path / f"{self.stem}.stderr", STDERR_LIMIT_BYTES),
+            stderr_tail=read_tail(self.run_path / f"{self.stem}.stderr", TAIL_LIMIT_BYTES),
+            stdout_tail=read_tail(self.run_path / f"{self.stem}.stdout", TAIL_LIMIT_BYTES),
             header=header_of(self.segment),
             segment_path=self.segment.path,
             result_length=result_length_of(words),
@@ -385,7 +378,7 @@ class PeerLink:
         )
 
     def _measure(self, words: list[int], torn: int) -> PeerStatistics:
-        return peer_statistics(self._readers, words, self._slots, torn=torn, retention=self.retention)
+        return peer_statistics(self._readers, words, self._slots, torn=torn, retention=self.retention, lines=self.lines)
 
     def _words(self) -> list[int]:
         with self._lock:
@@ -396,10 +389,10 @@ class PeerLink:
         with self._lock:
             if self._last is None and self.segment.fd >= 0:
                 self.remains()
-        for suffix in ("segment", "fault", "stderr"):
+        for suffix in PEER_SUFFIXES:
             # What cannot be removed stays, and the run directory with it; the end goes on all the same.
             with contextlib.suppress(OSError):
-                (self.run_path / f"{self.stem}.{suffix}").unlink(missing_ok=True)
+                (self.run_path / f"{self.stem}{suffix}").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close every descriptor; the files stay unless `discard` removed them."""

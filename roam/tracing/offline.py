@@ -19,7 +19,7 @@ from ..stage import Stage
 from .config import TracingConfig, slots_of
 from .inspection import (
     FAULT_LIMIT_BYTES,
-    STDERR_LIMIT_BYTES,
+    TAIL_LIMIT_BYTES,
     header_of,
     last_beat_of,
     open_spans_of,
@@ -93,7 +93,8 @@ def _remains(segment: SegmentFile, path: Path) -> Remains:
         config=config,
         died_ns=died_ns,
         fault_text=read_tail(stem.with_suffix(".fault"), FAULT_LIMIT_BYTES),
-        stderr_tail=read_tail(stem.with_suffix(".stderr"), STDERR_LIMIT_BYTES),
+        stderr_tail=read_tail(stem.with_suffix(".stderr"), TAIL_LIMIT_BYTES),
+        stdout_tail=read_tail(stem.with_suffix(".stdout"), TAIL_LIMIT_BYTES),
         header=header_of(segment),
         segment_path=segment.path,
         result_length=result_length_of(words),

@@ -13,19 +13,29 @@ import msgspec
 from ..clock import ClockAnchor
 from ..errors import RecordError
 from ..exit import CellExit
-from ..shm.layout import LANES
 from ..shm.reader import Chunk, Gap
 from ..shm.spans import OpenBody
 from ..stage import Stage
 from .codec import decode
 from .dumps import DumpKeeper, DumpLimits
+from .lanes import LANES
 from .records import Lost, Peer, Record, SpanEnter
 from .statistics import PeerStatistics
 
 if TYPE_CHECKING:
     from .link import PeerLink
 
-__all__ = ["OpenSpan", "PeerOwner", "Remains", "Undertaker", "decode_chunks", "lost_of", "open_span_of", "time_of_gap"]
+__all__ = [
+    "LinkKeeper",
+    "OpenSpan",
+    "PeerOwner",
+    "Remains",
+    "Undertaker",
+    "decode_chunks",
+    "lost_of",
+    "open_span_of",
+    "time_of_gap",
+]
 
 
 class OpenSpan(msgspec.Struct, frozen=True):
@@ -65,6 +75,7 @@ class Remains:
     stderr_tail: bytes
     header: dict[str, str | int]
     segment_path: str
+    stdout_tail: bytes = b""
     result_length: int | None = None
     cpu_ns: int | None = None
     """Processor time as the cell itself last said it."""
@@ -95,8 +106,13 @@ class PeerOwner(Protocol):
         """The post-mortem file, where there is one."""
         ...
 
+    def catch_up(self) -> None:
+        """Called once, in the host's second thread, after the final drain and before `conclude`: bring in what else is on
+        its way from the peer, so that it is among its remains. Must not raise."""
+        ...
+
     def conclude(self, remains: Remains) -> None:
-        """Called once, in the host's second thread, after the final drain: find out how it ended, write the dump,
+        """Called once, in the host's second thread, after that: find out how it ended, write the dump,
         wake whoever waits. Must not raise."""
         ...
 
@@ -106,6 +122,34 @@ class PeerOwner(Protocol):
 
     def abort(self) -> None:
         """As `end`, without giving the process time."""
+        ...
+
+
+class LinkKeeper(Protocol):
+    """The host, as its links need it."""
+
+    def started(self, link: PeerLink, pid: int, pidfd: int) -> None:
+        """See `PeerLink.started`."""
+        ...
+
+    def abandon(self, link: PeerLink) -> None:
+        """See `PeerLink.abandon`."""
+        ...
+
+    def release(self, link: PeerLink) -> None:
+        """See `PeerLink.release`."""
+        ...
+
+    def flush_forwarding(self, timeout_s: float) -> bool:
+        """See `PeerLink.flush_forwarding`."""
+        ...
+
+    def stir(self, link: PeerLink) -> None:
+        """See `PeerLink.stir`."""
+        ...
+
+    def bring(self, link: PeerLink, items: list[Chunk | Gap]) -> None:
+        """See `PeerLink.bring`."""
         ...
 
 

@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterable
 
 from ..errors import RecordError
-from ..shm.layout import LANES
 from .codec import decode
+from .lanes import LANES
 from .link import PeerLink
 from .records import Record, TaggedRecord
 

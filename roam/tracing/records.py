@@ -52,7 +52,8 @@ FIELD_CONVERTED = 2
 CUT = 4
 """Flag: something was cut to fit; `cuts` has the original lengths."""
 PRINTED = 8
-"""Flag: the program's own handlers or hooks were given it, or its levels suppress it: the host's last resort is silent."""
+"""Flag: the program's own handlers or hooks were given it, or its levels suppress it: the host's last resort is silent.
+Of a line that was printed: this process's terminal shows it, and its logging is not given it."""
 
 
 def level_name(level: int) -> str:
@@ -67,10 +68,12 @@ class Event(msgspec.Struct, array_like=True, gc=False, tag_field="kind", tag=0):
     target: str
     message: str
     fields: dict[str, Any]
-    thread: int
-    span_id: bytes
-    """8 bytes: the span it happened in; outside of all spans the process's root span."""
-    trace_id: bytes
+    thread: int | None
+    """None in a line that was printed: nobody knows who did."""
+    span_id: bytes | None
+    """8 bytes: the span it happened in; outside of all spans the process's root span. A line that was printed has the span
+    in which its process was started, None for none; likewise its trace."""
+    trace_id: bytes | None
     exception: ExceptionText | None = None
     flags: int = 0
     cuts: dict[str, int] = msgspec.field(default_factory=dict)
@@ -180,7 +183,7 @@ class Lost(msgspec.Struct, array_like=True, gc=False, tag_field="kind", tag=5):
     first_seq: int | None
     count: int
     cause: str
-    """`overwritten`, `corrupt`, `undecodable`, or a cause of `Dropped` for what the cell could not announce any more."""
+    """`overwritten`, `corrupt`, `undecodable`, `stdio_cut`, or a cause of `Dropped` for what the cell could not announce any more."""
     time_ns: int = 0
     """When the host noticed."""
     kind: ClassVar[str] = "lost"

@@ -17,8 +17,8 @@ from ..shm.layout import SegmentConfig
 from ..shm.rundir import RunDirectory
 from ..shm.segment import SegmentFile, boot_id, process_start_ticks
 from .dumps import DumpLimits
-from .link import LinkKeeper, PeerLink
-from .peer import PeerOwner
+from .link import PeerLink
+from .peer import LinkKeeper, PeerOwner
 from .propagate import cause_here
 from .records import Peer
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from ..shm.layout import LANES
+from ..shm.layout import VITAL
 from ..shm.reader import Chunk
+from .lanes import LANES
 from .records import Lost
 
 __all__ = ["CHUNK_OVERHEAD_BYTES", "Retention"]
@@ -20,14 +21,15 @@ LOST_KEPT = 512
 
 
 class Retention:
-    """Keeps up to `limit_bytes`, shared out over the lanes as `lane_pages` are, so that a flood in one lane never
-    costs another its records. The newest chunk of a lane is always kept."""
+    """Keeps up to `limit_bytes`, shared out over the lanes as `lane_pages` are, `stdio` as much as `vital`, so that a
+    flood in one lane never costs another its records. The newest chunk of a lane is always kept."""
 
     def __init__(self, limit_bytes: int, lane_pages: tuple[int, ...]) -> None:
         self._lock = threading.Lock()
         self._lanes: list[deque[Chunk]] = [deque() for _ in LANES]
         self._lane_bytes = [0] * len(LANES)
-        self._limits = [limit_bytes * pages // sum(lane_pages) for pages in lane_pages]
+        shares = (*lane_pages, lane_pages[VITAL])
+        self._limits = [limit_bytes * share // sum(shares) for share in shares]
         self._lost: deque[Lost] = deque(maxlen=LOST_KEPT)
         self.evicted = 0
         """Records that were kept and given up since."""

@@ -88,6 +88,7 @@ def _dump(shape: str, fill: str) -> Dump:
     with tempfile.TemporaryDirectory(dir=SESSION_DIRECTORY) as name:
         segment = Path(name) / "5-x.segment"
         segment.write_bytes(images()[shape, fill].data)
+        segment.with_suffix(".stdout").write_bytes(b"some words \x1b[2J\xff\r\n" * 20)
         segment.with_suffix(".stderr").write_bytes(b"last words \x1b[2J\xff\r\n" * 20)
         segment.with_suffix(".fault").write_bytes(
             b"Fatal Python error: Segmentation fault\n\nCurrent thread 0x1 (most recent call first):\n"

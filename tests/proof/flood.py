@@ -88,7 +88,9 @@ class Flood(Goal):
             idle, reader = host.subscribe(capacity=NEVER_READ_CAPACITY), host.subscribe("warning", capacity=1_000_000)
             accounts = Accounts(host)
             with reading(reader, witness.take):
-                children = [spawn_cell(cells.flood, case["seconds"], host=host) for _ in range(case["cells"])]
+                children = [
+                    spawn_cell(cells.flood, case["seconds"], stdio="null", host=host) for _ in range(case["cells"])
+                ]
                 with ThreadPoolExecutor(len(children)) as pool:
                     answers = [pool.submit(child.result, case["seconds"] + PATIENCE_S) for child in children]
                     grown = _look_until(lambda: all(answer.done() for answer in answers), accounts, (idle, reader))

@@ -24,7 +24,7 @@ from .goal import Broken, Case, Goal, Tally, expect
 __all__ = ["FuzzDumps"]
 
 BATCH = 250
-_PARTS = {"spans": "open_spans", "stderr": "stderr_tail", "fault": "stacks"}
+_PARTS = {"spans": "open_spans", "stdout": "stdout_tail", "stderr": "stderr_tail", "fault": "stacks"}
 """What of a post-mortem stands in which section alone."""
 
 

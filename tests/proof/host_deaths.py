@@ -24,6 +24,7 @@ from roam.errors import SegmentCorrupt
 from roam.postmortem.file import load
 from roam.shm.layout import BULK, LANES, VITAL, StatusWord
 from roam.shm.reader import Gap
+from roam.shm.rundir import PEER_SUFFIXES
 from roam.shm.segment import SegmentFile
 from roam.tracing.codec import decode
 from roam.tracing.offline import remains_of_segment
@@ -289,7 +290,7 @@ class _Wave:
         """What is there beside the files of the living, their segments and those with them and the lock of each run; and
         what of those is missing."""
         found = {path for path in self.root.glob("**/*") if neighbour not in (path, path.parent)}
-        wanted = {path.with_suffix(suffix) for path in alive for suffix in (".segment", ".fault", ".stderr")}
+        wanted = {path.with_suffix(suffix) for path in alive for suffix in PEER_SUFFIXES}
         wanted |= {path.parent / "host.lock" for path in alive} | {path.parent for path in alive}
         stale = [f"{path} is stale" for path in sorted(found - wanted)]
         return stale + [f"{path} is gone" for path in sorted(wanted - found)]
