@@ -105,9 +105,10 @@ class Lines:
         pieces = []
         at = 0
         while len(line) - at > limit:
-            until = at + limit
-            while until > at + limit - _MOST_BYTES and line[until] & 0xC0 == 0x80:
-                until -= 1
+            # The least limit is that of one character, so that each piece has at least one byte.
+            for until in range(at + limit, at + limit - _MOST_BYTES, -1):
+                if line[until] & 0xC0 != 0x80:
+                    break
             pieces.append(line[at:until])
             at = until
         return [*pieces, line[at:]]
