@@ -105,10 +105,12 @@ class Lines:
         pieces = []
         at = 0
         while len(line) - at > limit:
-            # The least limit is that of one character, so that each piece has at least one byte.
+            # Before the next byte that begins a character; where none of four does, no character is there.
             for until in range(at + limit, at + limit - _MOST_BYTES, -1):
                 if line[until] & 0xC0 != 0x80:
                     break
+            else:
+                until = at + limit
             pieces.append(line[at:until])
             at = until
         return [*pieces, line[at:]]
