@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from roam.clock import ClockAnchor
@@ -31,6 +31,9 @@ def records_of(chunks):
 
 
 @given(data=texts, record_bytes=st.integers(64, 400))
+@example(data=b"\xff" + b"\x80" * 40, record_bytes=64)
+@example(data=b"\x80" * 40 + b"\n", record_bytes=64)
+@example(data=b"\xf1\xa0\x9e\x85\x97" * 8, record_bytes=64)
 def test_every_text_comes_back(data, record_bytes):
     """Put together again, whole lines and pieces are the text; each fits into a record, and what does not end waits."""
     lines = Lines(record_bytes, CAUSE, is_printed=True)

@@ -62,7 +62,7 @@ def test_a_host_that_is_refused_something_says_so(site):
         ("forkserver", "shm.doorbell.DoorbellPair.create socket.socketpair"),
         ("forkserver", "spawn.lifeline.acquire os.pipe"),
         ("forkserver", "spawn.captured.CapturedStream.__init__ os.open"),
-        ("forkserver", "spawn.feed._Reader.add os.eventfd"),
+        ("forkserver", "spawn.feed._Reader._start os.eventfd"),
         ("forkserver", "spawn.forkserver.ForkServer._start os.pidfd_open"),
         ("forkserver", "spawn.forkserver.ForkServer.fork socket.socketpair"),
         ("spawn", "spawn.launch._pidfd_of_child os.pidfd_open"),
@@ -80,6 +80,43 @@ def test_a_start_that_is_refused_something_has_failed(method, site, capfd):
         assert host.cells == ()
         assert roam.spawn_cell(add, 20, 22, host=host, start_method=method).result(WAIT_S) == 42
     capfd.readouterr()
+
+
+@pytest.fixture
+def refused(monkeypatch):
+    """A set of names; threads of these names cannot be started."""
+    names, start = set(), threading.Thread.start
+
+    def start_unless_refused(thread):
+        if thread.name in names:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_unless_refused)
+    return names
+
+
+def test_a_start_without_a_thread_that_reads_has_failed(refused):
+    """As `SpawnFailed`; without what would have been captured a cell starts."""
+    with TracingHost(forward=False) as host:
+        refused.add("roam-stdio")
+        with pytest.raises(SpawnFailed, match="can't start new thread"):
+            roam.spawn_cell(add, 20, 22, host=host)
+        assert host.cells == ()
+        assert roam.spawn_cell(add, 20, 22, stdio="null", host=host).result(WAIT_S) == 42
+
+
+def test_without_a_thread_that_shows_lines_are_records(refused, defects, capfd):
+    """What cannot be shown is captured all the same; once there is room for the thread again, text is shown again."""
+    with TracingHost(forward=False) as host:
+        refused.add("roam-tee")
+        cell = roam.spawn_cell(print, "not shown", host=host)
+        cell.join(WAIT_S)
+        assert messages(cell.records()) == ["not shown"]
+        refused.clear()
+        roam.spawn_cell(print, "shown", host=host).join(WAIT_S)
+    assert capfd.readouterr().out == "shown\n"
+    assert defects == []
 
 
 @pytest.mark.parametrize(

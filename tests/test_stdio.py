@@ -42,7 +42,7 @@ def lines_of(cell, stream=None):
     return [record.message for record in cell.records() if record.lane == "stdio" and stream in (None, record.target)]
 
 
-def cells_of(host):
+def files_of(host):
     """The files in which cells print."""
     return [path.name for suffix in ("stdout", "stderr") for path in host.run_dir.glob(f"*.{suffix}")]
 
@@ -91,7 +91,7 @@ def test_everything_printed_is_a_record(method, mode, host, capfdbinary):
     printed = capfdbinary.readouterr()
     expected = (STDOUT_TEXT.encode(), STDERR_BYTES) if mode == "tee" else (b"", b"")
     assert (printed.out, printed.err) == expected
-    assert cells_of(host) == []
+    assert files_of(host) == []
 
 
 # r[verify spawn.stdio]
@@ -231,9 +231,10 @@ def _die_with_words(how):
 
 
 # r[verify spawn.stdio.last]
-def test_no_line_comes_after_the_exit(method, host):
+@pytest.mark.parametrize("mode", ["tee", "capture"])
+def test_no_line_comes_after_the_exit(method, mode, host, capfd):
     """Of 20,000 lines printed right before the end all are there when `join` returns, and the numbers add up."""
-    cells = [roam.spawn_cell(_print_many, 20_000, start_method=method, stdio="capture", host=host) for _ in range(2)]
+    cells = [roam.spawn_cell(_print_many, 20_000, start_method=method, stdio=mode, host=host) for _ in range(2)]
 
     for cell in cells:
         cell.join(WAIT_S)
@@ -241,11 +242,50 @@ def test_no_line_comes_after_the_exit(method, host):
         assert statistics.lanes["stdio"].delivered == 20_000
         assert holds(statistics)
         assert lines_of(cell)[-1] == "line 19999"
+    assert capfd.readouterr().out.count("line ") == (40_000 if mode == "tee" else 0)
 
 
 def _print_many(count):
     for number in range(count):
         print("line", number)
+
+
+def test_shown_lines_stay_whole(host, capfd):
+    """Two cells write their lines in pieces at the same time; on the terminal none gets into another."""
+    cells = [roam.spawn_cell(_print_in_pieces, name, 2_000, host=host) for name in ("one", "two")]
+    for cell in cells:
+        cell.join(WAIT_S)
+
+    shown = capfd.readouterr().out.splitlines()
+    for name in ("one", "two"):
+        assert [line for line in shown if line.startswith(name)] == [f"{name}, {number}." for number in range(2_000)]
+    assert len(shown) == 4_000
+
+
+def _print_in_pieces(name, count):
+    for number in range(count):
+        for piece in (name, ", ", str(number), ".", "\n"):
+            os.write(1, piece.encode())
+
+
+def test_a_line_without_an_end_is_shown(host, capfd):
+    """A prompt appears while the cell waits; it is no record yet."""
+    cell = roam.spawn_cell(_prompt_and_wait, host=host)
+    shown = ""
+    deadline = time.monotonic() + WAIT_S
+    while "name? " not in shown and time.monotonic() < deadline:
+        shown += capfd.readouterr().out
+
+    assert shown == "name? "
+    assert lines_of(cell) == []
+    cell.kill()
+    cell.join(WAIT_S)
+    assert lines_of(cell) == ["name? "]
+
+
+def _prompt_and_wait():
+    print("name? ", end="", flush=True)
+    time.sleep(600)
 
 
 def test_a_flood_of_lines_costs_no_other_lane(tmp_path):
@@ -492,7 +532,7 @@ def _shown(fd, shown):
     """Take what the terminal shows, so that nobody waits for it. Always true."""
     # Without anybody on the other side it can only say that.
     with contextlib.suppress(OSError):
-        while select.select([fd], [], [], 0)[0] and (data := os.read(fd, 4096)):
+        while select.select([fd], [], [], 0.1)[0] and (data := os.read(fd, 4096)):
             shown.append(data)
     return True
 
@@ -544,6 +584,21 @@ if __name__ == "__main__":
 """
 
 
+# r[verify spawn.stdio.bounded]
+def test_a_file_that_the_cell_makes_huge_holds_nothing_up(host):
+    """A terabyte of nothing is not read through: what was printed after it is a record."""
+    cell = roam.spawn_cell(_print_behind_a_hole, stdio="capture", host=host)
+    cell.result(WAIT_S)
+
+    assert lines_of(cell)[-1].endswith("\0after")
+    assert holds(cell.statistics())
+
+
+def _print_behind_a_hole():
+    os.ftruncate(1, 1 << 40)
+    print("after")
+
+
 def test_a_grandchild_that_lives_on_holds_nothing_up(host):
     """It keeps the file open and prints without end; the cell's end is concluded with what there was."""
     cell = roam.spawn_cell(_leave_a_printer, stdio="capture", host=host)
@@ -551,7 +606,7 @@ def test_a_grandchild_that_lives_on_holds_nothing_up(host):
     try:
         assert lines_of(cell)[-1] == "y"
         assert holds(cell.statistics())
-        assert cells_of(host) == []
+        assert files_of(host) == []
     finally:
         os.kill(printer_pid, signal.SIGKILL)
 

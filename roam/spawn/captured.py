@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import enum
 import errno
 import fcntl
 import os
 import select
 import threading
+import time
 from pathlib import Path
 
 from ..shm.descriptors import close_quietly
 from .watch import punch_hole
 
-__all__ = ["BACKLOG_BYTES", "KEPT_BYTES", "CapturedStream"]
+__all__ = ["BACKLOG_BYTES", "KEPT_BYTES", "CapturedStream", "Pace"]
 
 BACKLOG_BYTES = 64 << 20
 """More than this is not kept for a host that does not come to read it, nor for a terminal that does not take it."""
@@ -23,10 +25,25 @@ CUT_ABOVE_BYTES = 1 << 20
 
 _SHOWN_BYTES = select.PIPE_BUF
 """What a pipe that is ready takes without blocking."""
+_LINE_S = 0.05
+"""How long the beginning of a line waits to be shown together with its end."""
 _PIECE_BYTES = 1 << 20
 _TURN_PIECES = 256
 _NEAR_BYTES = 8 << 10
 _FIRST_FREE_FD = 3
+
+
+class Pace(enum.Enum):
+    """How it stands with showing a stream."""
+
+    DONE = enum.auto()
+    """All that there is was shown."""
+    MORE = enum.auto()
+    """There is more, and it is the turn of others."""
+    UNFINISHED = enum.auto()
+    """The rest of a line is awaited."""
+    STUCK = enum.auto()
+    """The host's descriptor takes nothing for now."""
 
 
 class CapturedStream:
@@ -53,6 +70,7 @@ class CapturedStream:
         self._read = self._shown = self._punched = 0
         self._end: int | None = None
         self._notice = b""
+        self._unfinished = -1, 0.0
 
     def open_for_cell(self) -> int:
         """A descriptor to write to it, not inheritable. Raises OSError."""
@@ -134,9 +152,9 @@ class CapturedStream:
 
     # Showing, in the thread that writes to the terminal.
 
-    def show(self, most_bytes: int) -> bool:
-        """Copy what is new to the host's descriptor of the same number, up to `most_bytes`, by whole lines where there
-        are any. True if that descriptor takes nothing more for now."""
+    def show(self, most_bytes: int) -> Pace:
+        """Copy what is new to the host's descriptor of the same number, up to `most_bytes`, by whole lines: what cells
+        print at the same time must not get into each other's lines. A line that does not end soon is shown as it is."""
         size = self.size
         self._shown = min(self._shown, size)
         self._bound_unshown(size)
@@ -145,18 +163,30 @@ class CapturedStream:
             data = self._notice or self._at(self._shown, min(_SHOWN_BYTES, size - self._shown))
             if not data:
                 self._shown = size
-                return False
+                return Pace.DONE
             if not self._notice:
-                data = data[: data.rfind(b"\n") + 1] or data
+                whole = data.rfind(b"\n") + 1
+                if not whole and len(data) < _SHOWN_BYTES and self._may_go_on():
+                    return Pace.UNFINISHED
+                data = data[:whole] or data
             written = _write_if_ready(self.number, data)
             if not written:
-                return True
+                return Pace.STUCK
             if self._notice:
                 self._notice = self._notice[written:]
             else:
                 self._shown += written
                 self._give_back()
-        return False
+        return Pace.MORE
+
+    def _may_go_on(self) -> bool:
+        """Whether the line at the position may soon get its end."""
+        position, since = self._unfinished
+        now = time.monotonic()
+        if position != self._shown:
+            self._unfinished = self._shown, now
+            return not self.has_ended
+        return not self.has_ended and now - since < _LINE_S
 
     @property
     def is_all_shown(self) -> bool:

@@ -8,6 +8,7 @@ written ahead of the thread at most `BACKLOG_BYTES` are kept, and what is given 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import threading
@@ -123,13 +124,19 @@ class _Reader:
         with self._lock:
             if self._thread is None:
                 # First, because it can be refused: a feed that its owner does not get would never leave.
-                self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                self._start()
             self._joining.append(feed)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, args=(self._wake_fd,), name="roam-stdio", daemon=True)
-                self._thread.start()
-            else:
-                os.eventfd_write(self._wake_fd, 1)
+            os.eventfd_write(self._wake_fd, 1)
+
+    def _start(self) -> None:
+        wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        thread = threading.Thread(target=self._run, args=(wake_fd,), name="roam-stdio", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            os.close(wake_fd)
+            raise BlockingIOError(errno.EAGAIN, str(error)) from error
+        self._wake_fd, self._thread = wake_fd, thread
 
     def remove(self, feed: Feed) -> None:
         with self._lock:
@@ -213,8 +220,8 @@ os.register_at_fork(after_in_child=_reader.after_fork_in_child)
 
 
 def follow(link: PeerLink, lines: Lines, streams: list[CapturedStream]) -> Feed:
-    """Make records of what appears in the files of a cell, until `Feed.finish`. Any thread. Raises OSError or RuntimeError,
-    and then the files are the caller's."""
+    """Make records of what appears in the files of a cell, until `Feed.finish`. Any thread. Raises OSError, and then
+    the files are the caller's."""
     feed = Feed(link, lines, streams)
     _reader.add(feed)
     return feed

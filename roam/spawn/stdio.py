@@ -13,6 +13,9 @@ null    `/dev/null`        `/dev/null`                      gone
 Only with `inherit` can a cell read from a terminal: in a process group of its own it would have to fight for it. What its
 children print is its own as long as it lives; of a child that lives on, nobody reads what comes later.
 
+Lines of one stream are in their order; of two lines of different streams nobody knows which was printed first, unless the
+host has read the one before the other was there.
+
 A cell never waits for anybody to read. While its host is stopped the text stays in the files, up to the room that the file
 system of the run directory has; then a write fails as on any full disk. A host that finds more than 64 MiB of a stream
 unread gives up all but the last 32 MiB, and the record `Lost` in its place counts the lines, as do the statistics of the
@@ -42,7 +45,7 @@ class Stdio:
     """
 
     def __init__(self, mode: str, link: PeerLink) -> None:
-        """Open what is needed. Raises OSError or RuntimeError, and then nothing is left open."""
+        """Open what is needed. Raises OSError, and then nothing is left open."""
         self.feed: Feed | None = None
         """What makes records of the text, where there are files."""
         self.stdin_fd = self.stdout_fd = self.stderr_fd = ABSENT

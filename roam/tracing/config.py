@@ -59,6 +59,9 @@ class TracingConfig(_Settings):
     only. WARNING and above are only kept out where the key names a level, as in `"app.tick=error"`. A target has one
     key, and there are up to 48. See `roam.tracing.sampling`.
 
+    What a cell prints are events of level INFO and of the targets `stdout` and `stderr`. The host makes them, so that
+    `capture` and `forward` hold for them, outside of all spans, and nothing else does.
+
     Raises `TypeError` or `ValueError` for an option that is none of this.
     """
 

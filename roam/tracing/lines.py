@@ -105,9 +105,12 @@ class Lines:
         pieces = []
         at = 0
         while len(line) - at > limit:
-            until = at + limit
-            while until > at + limit - _MOST_BYTES and line[until] & 0xC0 == 0x80:
-                until -= 1
+            # Before the next byte that begins a character; where none of four does, no character is there.
+            for until in range(at + limit, at + limit - _MOST_BYTES, -1):
+                if line[until] & 0xC0 != 0x80:
+                    break
+            else:
+                until = at + limit
             pieces.append(line[at:until])
             at = until
         return [*pieces, line[at:]]

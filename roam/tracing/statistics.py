@@ -16,11 +16,11 @@ class LaneStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """One lane of one peer. All are counts of records."""
 
     emitted: int
-    """Committed by the cell: every record that got a sequence number."""
+    """Committed by the cell: every record that got a sequence number. In the lane `stdio`: every line that was read."""
     delivered: int
     """Copied and validated by the host."""
     lost: int
-    """Overwritten before the host came, or damaged."""
+    """Overwritten before the host came, or damaged. In the lane `stdio`: lines that nobody read in time."""
     resident: int
     """Committed, and still to be copied."""
     dropped: dict[str, int] = {}
