@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["FRAMES_SHOWN", "CrashSite", "crash_site", "fatal_error", "frame_count"]
+__all__ = ["FRAMES_SHOWN", "CrashSite", "crash_site", "fatal_error", "innermost_count"]
 
 _FATAL = "Fatal Python error: "
 _FRAME = re.compile(r'  File (?:"(.*)"|\?\?\?), line (\d{1,9}|\?\?\?) in (.+)')
@@ -53,10 +53,11 @@ def crash_site(text: str) -> CrashSite | None:
     return None
 
 
-def frame_count(text: str) -> int:
-    """How many frames of the thread that died are in `text`, up to `FRAMES_SHOWN`."""
+def innermost_count(text: str) -> int:
+    """How often the innermost frame of the thread that died stands in `text`; 0 unless there were more than are shown."""
     start = text.rfind(_FATAL)
-    count, is_current = 0, False
+    frames: list[str] = []
+    is_current = False
     for line in text[max(0, start) :].split("\n", _MOST_LINES)[:_MOST_LINES]:
         section = _SECTION.match(line)
         if section is not None:
@@ -64,5 +65,5 @@ def frame_count(text: str) -> int:
                 break
             is_current = section[1] != "Thread"
         elif is_current and _FRAME.fullmatch(line) is not None:
-            count += 1
-    return min(count, FRAMES_SHOWN)
+            frames.append(line)
+    return frames.count(frames[0]) if len(frames) >= FRAMES_SHOWN else 0
