@@ -102,9 +102,9 @@ def spawn_cell(
             call=call,
         )
         feed, launched = _launch(stderr_path, undo, start)
-        cell.adopt(link, feed, parcel.detach(), launched)
+        undo.callback(launch.discard, launched)
+        cell.adopt(link, feed, parcel, launched)
         undo.pop_all()
-    link.started(launched.pid, launched.pidfd)
     if hang_after is not None:
         watch(Watch(weakref.ref(cell), hang_after, on_hang == "kill"))
     return cell
