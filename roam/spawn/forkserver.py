@@ -86,6 +86,7 @@ class ForkServer:
             if not _wait(mine, select.POLLIN, deadline):
                 raise NotBorn("the fork server did not answer in time")
             data, received, _, _ = socket.recv_fds(mine, BIRTH.size, 1)
+            on_failure.callback(close_quietly, *received)
             (pid,) = BIRTH.unpack(data) if data else (0,)
             if pid <= 0:
                 why = f"was refused it: {os.strerror(-pid)}" if data else "ended while it was starting the cell"

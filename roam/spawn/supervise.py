@@ -102,7 +102,6 @@ def spawn_cell(
             call=call,
         )
         feed, launched = _launch(stderr_path, undo, start)
-        undo.callback(launch.discard, launched)
         cell.adopt(link, feed, parcel, launched)
         undo.pop_all()
     if hang_after is not None:
@@ -163,7 +162,9 @@ def _launch(
         # Before there is a process: what is refused afterwards would leave one that nobody watches.
         feed = stdio.follow(stderr_path)
         undo.callback(feed.finish, _STDERR_S)
-        return feed, launch.launch(start(stderr_fd=stderr_fd))
+        launched = launch.launch(start(stderr_fd=stderr_fd))
+        undo.callback(launch.discard, launched)
+        return feed, launched
     finally:
         close_quietly(stderr_fd)
 
