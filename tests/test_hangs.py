@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -190,6 +191,50 @@ def test_a_host_that_was_held_up_judges_nobody(tmp_path):
             time.sleep(0.2)  # likewise: the time in which it would be judged
         program.process.stdin.close()
         program.wait()
+
+
+# r[verify spawn.hang.host]
+def test_a_pause_between_two_looks_is_noticed(host, monkeypatch):
+    """The host is held up while it looks at one cell: the next one is judged from then on only."""
+    looks = []
+
+    def look(entry, awake_s, now_s):
+        looks.append((awake_s, now_s))
+        if len(looks) == 1:
+            time.sleep(1.0)  # the length of the pause is what is tested
+
+    monkeypatch.setattr(watchdog, "_look", look)
+    cells = [roam.spawn_cell(block, "sleep", host=host, hang_after=0.4) for _ in range(2)]
+    wait_until(lambda: len(looks) >= 2, message="two looks")
+    for cell in cells:
+        cell.kill()
+
+    assert looks[1][0] == looks[1][1] >= looks[0][1] + 1.0
+
+
+def test_silence_counts_from_the_watch_on(host):
+    """What it took to make the process, with a watchdog that runs already, is not the cell's silence."""
+    cell = roam.spawn_cell(block, "sleep", host=host)
+    wait_until(lambda: cell.silent_s > 0.3, message="it is silent")
+    entry = watchdog.Watch(weakref.ref(cell), 0.3, is_deadly=False)
+
+    watchdog._look(entry, 0.0, entry.since_s + 0.2)
+    assert cell.hangs == ()
+    watchdog._look(entry, 0.0, entry.since_s + 0.4)
+    assert len(cell.hangs) == 1
+    cell.kill()
+
+
+def test_a_step_of_the_clock_is_no_silence(host, monkeypatch):
+    """Silence is measured by the monotonic clock, also before the first sign of life."""
+    cell = roam.spawn_cell(block, "sleep", host=host)
+    wait_until(cell.open_spans, message="it works")
+    monkeypatch.setattr(type(cell._link), "last_beat_ns", None)
+    monkeypatch.setattr(time, "time_ns", lambda: 2**62)
+
+    assert cell.silent_s < 3600
+    monkeypatch.undo()
+    cell.kill()
 
 
 @pytest.mark.parametrize("wrong", [0, -1, float("nan"), float("inf"), "soon", True])

@@ -65,8 +65,8 @@ def test_a_host_that_is_refused_something_says_so(site):
         ("forkserver", "spawn.feed._Reader._start os.eventfd"),
         ("forkserver", "spawn.forkserver.ForkServer._start os.pidfd_open"),
         ("forkserver", "spawn.forkserver.ForkServer.fork socket.socketpair"),
-        ("spawn", "spawn.launch._pidfd_of_child os.pidfd_open"),
-        ("fork", "spawn.launch._pidfd_of_child os.pidfd_open"),
+        ("spawn", "spawn.pidfd.of_child os.pidfd_open"),
+        ("fork", "spawn.pidfd.of_child os.pidfd_open"),
     ],
 )
 def test_a_start_that_is_refused_something_has_failed(method, site, capfd):

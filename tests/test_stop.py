@@ -17,9 +17,10 @@ import multiprocess
 import pytest
 
 import roam
-from roam.errors import StacksUnavailable
+from roam.errors import HostClosed, StacksUnavailable
 from roam.exit import Confidence, ExitKind
-from roam.spawn import procfs
+from roam.spawn import facts, kindred, launch, procfs
+from tests.proof.faults import EVERY, Fault, Faults
 from tests.support import REPOSITORY, wait_until
 
 METHODS = ("forkserver", "spawn", "fork")
@@ -256,3 +257,109 @@ def test_ctrl_c_belongs_to_the_host(tmp_path):
         process.kill()
         process.wait()
         os.close(here)
+
+
+@pytest.fixture
+def held_conclusion(monkeypatch):
+    """Conclusions wait for the second event; the first says that one has begun."""
+    begun, may_go_on = threading.Event(), threading.Event()
+    examine = facts.examine
+
+    def examine_later(pid):
+        begun.set()
+        assert may_go_on.wait(WAIT_S)
+        return examine(pid)
+
+    monkeypatch.setattr(facts, "examine", examine_later)
+    yield begun, may_go_on
+    may_go_on.set()
+
+
+def test_what_comes_too_late_is_no_cause(host, held_conclusion):
+    """A dead cell that was not concluded yet takes every signal: neither that nor a request ends it once more."""
+    begun, may_go_on = held_conclusion
+    cell = roam.spawn_cell(time.sleep, 600, host=host)
+    os.kill(cell.pid, signal.SIGKILL)
+    assert begun.wait(WAIT_S)
+
+    cell.request_stop()
+    cell.kill()
+    may_go_on.set()
+
+    ended = cell.join(WAIT_S)
+    assert (ended.signal, ended.verdict, ended.steps) == (signal.SIGKILL, "unknown", ())
+
+
+def test_a_signal_handler_may_end_a_cell_at_any_time(host):
+    """Also where it interrupts another call for the same cell, in the thread that holds its lock."""
+    cell = roam.spawn_cell(time.sleep, 600, host=host)
+    before = signal.signal(signal.SIGUSR1, lambda *_: cell.kill())
+    try:
+        with cell._lock:
+            signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+    assert cell.join(WAIT_S).kind is ExitKind.KILLED_BY_HOST
+
+
+@pytest.mark.parametrize("site", ["spawn.procfs.read os.open", "spawn.kindred._members os.listdir"])
+def test_a_stop_goes_on_where_nothing_can_be_looked_at(host, site):
+    """Without a descriptor to spare: the cell is ended and its status known all the same."""
+    cell, family = ask_for_child(host, "spawn", obeys=False)
+    with Faults(Fault(site, EVERY, "EMFILE")) as faults:
+        ended = cell.stop(timeout=0.05, grace=0.05)
+    assert faults.hits
+    assert (ended.kind, ended.signal) == (ExitKind.KILLED_BY_HOST, signal.SIGKILL)
+    for pid in filter(lives, family):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_cell_that_dies_of_the_signal_for_its_stacks_was_killed_by_its_host(host, monkeypatch):
+    """The handler can be gone when the signal arrives: nobody else is blamed for it."""
+    cell = roam.spawn_cell(lose_the_handler, host=host)
+    wait_until(lambda: cell.records() and not procfs.signal_is_caught(cell.pid, 41), message="the handler is gone")
+    monkeypatch.setattr(procfs, "signal_is_caught", lambda *_: True)
+
+    with pytest.raises(StacksUnavailable):
+        cell.dump_stacks()
+
+    ended = cell.join(WAIT_S)
+    assert (ended.kind, ended.signal) == (ExitKind.KILLED_BY_HOST, 41)
+
+
+def lose_the_handler():
+    signal.signal(41, signal.SIG_DFL)
+    roam.info("gone")
+    time.sleep(600)
+
+
+def test_the_group_of_a_stranger_is_left_alone():
+    """Where somebody else has reaped the cell, its number may be a stranger's by now, who lives and has a group."""
+    stranger = subprocess.Popen(["/bin/sh", "-c", "sleep 600 & wait"], process_group=0)
+    try:
+        wait_until(lambda: grandchildren(stranger.pid), message="the stranger has a child")
+        assert kindred.kill_group(stranger.pid) == []
+        assert lives(stranger.pid)
+        assert all(map(lives, grandchildren(stranger.pid)))
+    finally:
+        os.killpg(stranger.pid, signal.SIGKILL)
+        stranger.wait()
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["abort", "close"])
+def test_a_cell_that_is_being_started_does_not_survive_its_host(tmp_path, monkeypatch, at_once):
+    """Its start is refused, and the process that was made for it ended."""
+    host = roam.TracingHost(dump_dir=tmp_path, forward=False)
+    real, made = launch.launch, []
+
+    def launch_slowly(start):
+        made.append(real(start))
+        (host.abort if at_once else host.close)()
+        return made[0]
+
+    monkeypatch.setattr(launch, "launch", launch_slowly)
+    with pytest.raises(HostClosed):
+        roam.spawn_cell(time.sleep, 600, host=host)
+
+    assert procfs.state(made[0].pid) in ("", "Z")

@@ -39,7 +39,10 @@ _FAULTS = {
 
 _NEAR = 0.9
 """The kernel compares the limit with a count of clock ticks, which runs ahead of the exact time."""
+_RECURSIONS = 10
+"""A cycle of at most ten functions."""
 _LAST_LINES_BYTES = 16 << 10
+_LAST_WORDS_BYTES = 1 << 10
 _LONGEST_QUOTE = 300
 _PYTHON_FATAL = re.compile(rb"^Fatal Python error: (.*)$", re.MULTILINE)
 _TERMINATE = re.compile(rb"^(?:terminate called .*|libc\+\+abi: terminating.*)$", re.MULTILINE)
@@ -134,7 +137,6 @@ def _for_memory(case: Case) -> Verdict | None:
             if limit is not None:
                 what = name.removesuffix("_bytes").replace("_", " ")
                 return Verdict("memory limit", _LIKELY, ("MemoryError", f"the limit of its {what} was {limit} bytes"))
-        return Verdict("out of memory", _LIKELY, ("MemoryError",))
     return None
 
 
@@ -158,10 +160,14 @@ def _aborted(case: Case) -> Verdict | None:
     if case.signal != signals.SIGABRT:
         return None
     said = _last_lines(case)
-    fatal = _last(_PYTHON_FATAL, said)
+    # The interpreter takes the handler away before it aborts: where that has written its stacks, somebody else did.
+    handled = fatal_error(case.remains.fault_text.decode("utf-8", "backslashreplace")) == "Aborted"
+    fatal = None if handled else _last(_PYTHON_FATAL, said)
     if fatal is not None and fatal[1] != b"Aborted":
         text = _quote(fatal[1])
         return Verdict(f"Py_FatalError: {text}", _LIKELY, ("SIGABRT", f"standard error: Fatal Python error: {text}"))
+    # These are the last that the process says.
+    said = said[-_LAST_WORDS_BYTES:]
     terminated = _last(_TERMINATE, said)
     if terminated is not None:
         what = _last(_WHAT, said[terminated.end() :])
@@ -211,8 +217,12 @@ def _by_fault(case: Case) -> Verdict | None:
     if case.signal is None or said is None or _FAULTS.get(said) != case.signal:
         return None
     evidence = (f"{where} says: Fatal Python error: {said}", signal_name(case.signal))
-    if case.signal == signals.SIGSEGV and len(crashing_stack(text)) > FRAMES_SHOWN:
-        return Verdict("stack overflow", _LIKELY, (*evidence, f"{FRAMES_SHOWN} calls deep, and more"))
+    stack = crashing_stack(text)
+    count = stack.count(stack[0]) if len(stack) > FRAMES_SHOWN else 0
+    if case.signal == signals.SIGSEGV and count >= _RECURSIONS:
+        # Where it called something else, that is as likely to have crashed, however deep.
+        deep = f"{FRAMES_SHOWN} calls deep, and more; the call in which it died is {count} of the last {FRAMES_SHOWN}"
+        return Verdict("stack overflow", _LIKELY, (*evidence, deep))
     return Verdict(said, _CERTAIN, evidence)
 
 
@@ -237,7 +247,7 @@ def _lost(case: Case) -> Verdict | None:
     if case.kind is not ExitKind.LOST:
         return None
     return Verdict(
-        "lost", _UNKNOWN, ("its exit status went to a parent that is gone, and the kernel does not tell it",)
+        "lost", _UNKNOWN, ("whoever was told its exit status is gone or silent, and the kernel does not tell it",)
     )
 
 

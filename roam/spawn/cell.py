@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CellCrashed, CellFailed, DumpError, SpawnFailed, StacksUnavailable
+from ..errors import CellCrashed, CellFailed, DumpError, HostClosed, SpawnFailed, StacksUnavailable
 from ..exit import CellExit, ExitKind
 from . import answer, facts, kindred, lifeline, memory, status, verdict
 from .activity import Activity, observe
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..tracing.statistics import PeerStatistics
     from .feed import Feed
     from .launch import Launched
+    from .parcel import Parcel
 
 __all__ = ["Cell"]
 
@@ -58,13 +59,15 @@ class Cell:
         self._name = name
         self._host = host
         self._link: PeerLink
-        self._lock = threading.Lock()
+        # Taken again by a signal handler that ends the cell, wherever that interrupts this.
+        self._lock = threading.RLock()
         self._memory_kills = memory.kills_by_now()
         self._started_s = time.monotonic()
         self._corpse = facts.Corpse()
         self._has_group = has_group
         self._descendants: list[tuple[int, int]] = []
         self._launched: Launched | None = None
+        self._is_unwanted = False
         self._answer_fd = -1
         self._feed: Feed | None = None
         self._exit: CellExit | None = None
@@ -161,7 +164,7 @@ class Cell:
         beat_ns = self._link.last_beat_ns
         now_ns = time.monotonic_ns()
         if beat_ns is None or beat_ns > now_ns:
-            return max(0.0, (time.time_ns() - self.interference.started_ns) / 1e9)
+            return time.monotonic() - self._started_s
         return (now_ns - beat_ns) / 1e9
 
     def dump_stacks(self, timeout: float = 1.0) -> str:
@@ -171,16 +174,9 @@ class Cell:
         `roam.spawn.stacks`. Waits up to `timeout` seconds; raises `StacksUnavailable`, which says why, for a cell that has
         ended, is stopped, or has taken away the handler for it.
         """
-        with self._lock:
-            launched = self._launched
-            if self._exit is not None or launched is None:
-                raise StacksUnavailable("the cell has ended")
-            # A descriptor of its own: the cell may end, and its own be closed, at any time.
-            pidfd = os.dup(launched.pidfd)
-        try:
-            return take_stacks(self._link, launched.pid, pidfd, timeout)
-        finally:
-            os.close(pidfd)
+        if self._exit is not None:
+            raise StacksUnavailable("the cell has ended")
+        return take_stacks(self._link, self.pid, self.interference.unanswered, timeout)
 
     def set_config(self, config: TracingConfig, *, timeout: float = 1.0) -> ConfigResult:
         """Put a configuration in force in this cell, and wait up to `timeout` seconds for what becomes of it. Raises
@@ -298,7 +294,7 @@ class Cell:
     def request_stop(self) -> None:
         """Ask it to stop, and do not wait."""
         with self._lock:
-            if self._exit is None:
+            if not self._link.has_ended():
                 self.interference.stop_requested = True
                 self.interference.note("asked to stop")
         self._link.request_stop()
@@ -313,32 +309,36 @@ class Cell:
 
     def _send(self, number: signal.Signals) -> None:
         with self._lock:
-            # The pidfd is closed after the conclusion, which takes this lock first.
-            if self._exit is not None or self._launched is None:
-                return
             # Noted first: the death that follows may be judged before the next line runs here.
             self.interference.signals.append(int(number))
             try:
-                signal.pidfd_send_signal(self._launched.pidfd, number)
-            except ProcessLookupError:
+                self._link.send_signal(number)
+            except OSError as refusal:
                 self.interference.signals.remove(int(number))
+                if not isinstance(refusal, ProcessLookupError):
+                    raise
             else:
                 self.interference.note(f"{number.name} sent")
 
     # What the host calls.
 
-    def adopt(self, link: PeerLink, feed: Feed | None, answer_fd: int, launched: Launched) -> None:
-        """Called by `spawn_cell`, once, when the process exists."""
-        self._link, self._feed, self._answer_fd, self._launched = link, feed, answer_fd, launched
+    def adopt(self, link: PeerLink, feed: Feed | None, parcel: Parcel, launched: Launched) -> None:
+        """Called by `spawn_cell`, once, when the process exists; it is watched from now on. Raises `HostClosed`, and takes
+        over nothing, where the host began to close meanwhile."""
+        with self._lock:
+            if self._is_unwanted:
+                raise HostClosed("spawn_cell")
+            self._link, self._feed, self._answer_fd, self._launched = link, feed, parcel.detach(), launched
+            link.started(launched.pid, launched.pidfd)
 
     def end(self) -> None:
         """Called when the host closes."""
-        if self._exit is None and self._launched is not None:
+        if self._is_there():
             self.stop()
 
     def abort(self) -> None:
         """Called when the host closes at once."""
-        if self._exit is None and self._launched is not None:
+        if self._is_there():
             self.force(signal.SIGKILL)
             self.join()
 
@@ -346,6 +346,12 @@ class Cell:
         """Called once by the host, before `conclude`: all that the cell has printed becomes records."""
         if self._feed is not None:
             self._feed.finish()
+
+    def _is_there(self) -> bool:
+        """Whether there is a process to end. One that is just being started is not to become this cell."""
+        with self._lock:
+            self._is_unwanted = True
+            return self._exit is None and self._launched is not None
 
     def conclude(self, remains: Remains) -> None:
         """Called once by the host, after the final drain. Never raises."""

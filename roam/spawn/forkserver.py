@@ -8,10 +8,12 @@ each other, is in `roam.spawn.forkserver_main`.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import pickle
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -84,25 +86,35 @@ class ForkServer:
             if not _wait(mine, select.POLLIN, deadline):
                 raise NotBorn("the fork server did not answer in time")
             data, received, _, _ = socket.recv_fds(mine, BIRTH.size, 1)
+            on_failure.callback(close_quietly, *received)
+            (pid,) = BIRTH.unpack(data) if data else (0,)
+            if pid <= 0:
+                why = f"was refused it: {os.strerror(-pid)}" if data else "ended while it was starting the cell"
+                raise NotBorn(f"the fork server {why}")
             if not received:
-                raise NotBorn("the fork server died while it was starting the cell")
+                raise NotBorn("there is no descriptor left to hold on to the cell")
+            os.set_inheritable(received[0], False)
             on_failure.pop_all()
-        (pid,) = BIRTH.unpack(data)
-        os.set_inheritable(received[0], False)
         return Born(pid, received[0], mine.detach())
 
     def _send(self, message: bytes, fds: list[int], deadline: float) -> None:
-        with self._lock:
+        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise NotBorn("other threads have been waiting for the fork server for too long")
+        try:
             self._start_if_dead()
             control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, self._control_fd)
             try:
                 if not _wait(control, select.POLLOUT, deadline):
                     raise NotBorn("the fork server takes no requests")
-                socket.send_fds(control, [message], fds)
+                # No SIGPIPE, which a program may have given back its default; `send_fds` would forget the flag.
+                rights = socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds)
+                control.sendmsg([message], [rights], socket.MSG_NOSIGNAL)
             except (BrokenPipeError, ConnectionResetError):
-                raise NotBorn("the fork server died before it was asked for the cell") from None
+                raise NotBorn("the fork server ended before it was asked for the cell") from None
             finally:
                 control.detach()
+        finally:
+            self._lock.release()
 
     def ensure_running(self) -> None:
         """Start the server if it is not running. Raises OSError if it cannot be started."""
@@ -111,15 +123,16 @@ class ForkServer:
 
     def _start_if_dead(self) -> None:
         if self._control_fd >= 0:
-            if not _wait(self._pidfd, select.POLLIN, 0):
+            # A server that comes to its end has closed its side before.
+            if not _wait(self._control_fd, select.POLLHUP, 0):
                 return
             self._bury()
         self._start()
 
     def _bury(self) -> None:
-        if self._pid is not None:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._pid, os.WNOHANG)
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
         self._let_go()
 
     def _let_go(self) -> None:
@@ -157,7 +170,7 @@ class ForkServer:
 def _give_up(relay: socket.socket) -> None:
     """The server, if it gets so far, kills what it forks for this, or does not fork it."""
     with relay, contextlib.suppress(OSError):
-        relay.send(GIVE_UP, socket.MSG_DONTWAIT)
+        relay.send(GIVE_UP, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 def _wait(fd: int | socket.socket, event: int, deadline: float) -> bool:

@@ -7,14 +7,16 @@ for the `REAP`: the answer is an `OBITUARY`. `GIVE_UP` instead means that the ho
 that ends without a word belonged to a host that is gone.
 
 So a process id stays the cell's as long as its host needs it, and nobody polls: a dead cell costs the server nothing
-until it is asked.
+until it is asked. What the kernel refuses the server is told on the relay, and ends that one request, not the server.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pickle
+import resource
 import select
 import signal
 import socket
@@ -22,12 +24,13 @@ import struct
 import sys
 from typing import NoReturn
 
+from . import pidfd
 from .handover import Handover
 
 __all__ = ["BIRTH", "GIVE_UP", "OBITUARY", "REAP", "main"]
 
 BIRTH = struct.Struct("<q")
-"""The process id."""
+"""The process id, or minus the errno where there is no process."""
 OBITUARY = struct.Struct("<iddQ")
 """The status as `os.wait4` gives it; user and system time in seconds; peak resident memory in bytes."""
 REAP, GIVE_UP = b"r", b"k"
@@ -39,7 +42,6 @@ PRELOAD = (
     "roam.tracing.tracer",
     "multiprocess.util",
     "multiprocess.forkserver",
-    "resource",
     "dill",
 )
 """Imported once in the server, never the user's modules."""
@@ -67,6 +69,9 @@ class _Server:
         self.orphans: dict[int, int] = {}
         self.poll = select.poll()
         self.poll.register(control, select.POLLIN)
+        # It holds a descriptor for each cell, of which its host may be allowed more by now.
+        self.limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self.limits[1], self.limits[1]))
         # A cell gets back what its host has. With SIGCHLD ignored the kernel would keep no dead.
         self.handlers = {
             signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
@@ -86,29 +91,48 @@ class _Server:
 
     def take_request(self) -> bool:
         """Fork a cell; False when nobody can ask any more."""
-        message, fds, _, _ = socket.recv_fds(self.control, _MESSAGE_BYTES, _MOST_FDS)
-        if not fds:
-            return False
-        relay = socket.socket(fileno=fds[0])
-        if not _is_given_up(relay):
+        message, fds, flags, _ = socket.recv_fds(self.control, _MESSAGE_BYTES, _MOST_FDS)
+        if fds:
+            relay = socket.socket(fileno=fds[0])
+            try:
+                if flags & socket.MSG_CTRUNC:
+                    raise OSError(errno.EMFILE, "descriptors were lost on the way")
+                if _is_given_up(relay):
+                    relay.close()
+                else:
+                    self.fork(message, relay, fds)
+            except OSError as error:
+                with relay, contextlib.suppress(OSError):
+                    relay.send(BIRTH.pack(-(error.errno or errno.EIO)), socket.MSG_DONTWAIT)
+            for fd in fds[1:]:
+                os.close(fd)
+        return bool(message)
+
+    def fork(self, message: bytes, relay: socket.socket, fds: list[int]) -> None:
+        """Make the process. Raises OSError, and then there is none."""
+        told_fd, telling_fd = os.pipe()
+        try:
             pid = os.fork()
             if pid == 0:
-                self.be_born(message, fds)
+                os.close(telling_fd)
+                self.be_born(message, fds, told_fd)
             self.tell_birth(relay, pid)
-        else:
-            relay.close()
-        for fd in fds[1:]:
-            os.close(fd)
-        return True
+            os.write(telling_fd, b"b")
+        finally:
+            os.close(told_fd)
+            os.close(telling_fd)
 
-    def be_born(self, message: bytes, fds: list[int]) -> NoReturn:
-        """In the child: forget the server, and live as a cell."""
+    def be_born(self, message: bytes, fds: list[int], told_fd: int) -> NoReturn:
+        """In the child: forget the server, and live as a cell once its host was told of it."""
         try:
             self.control.close()
             for fd in (fds[0], *self.orphans):
                 os.close(fd)
+            for fd in fds[1:]:
+                os.set_inheritable(fd, False)
             for relay, _ in self.relays.values():
                 relay.close()
+            resource.setrlimit(resource.RLIMIT_NOFILE, self.limits)
             for number, handler in self.handlers.items():
                 signal.signal(number, handler)
             from multiprocess import forkserver, resource_tracker
@@ -118,22 +142,25 @@ class _Server:
             resource_tracker._resource_tracker._fd = fds[1]
             inherited = forkserver._forkserver._inherited_fds = fds[2:]
             handover = Handover(*pickle.loads(message))
-            live(handover.renumbered(tuple(inherited[index] for index in handover.fds)))
+            # Where the server was killed before it told of this process, nobody would ever know of it.
+            if os.read(told_fd, 1):
+                os.close(told_fd)
+                live(handover.renumbered(tuple(inherited[index] for index in handover.fds)))
         except BaseException:
             # Only where something is wrong with the server itself: `live` never returns.
             sys.excepthook(*sys.exc_info())
         os._exit(1)
 
     def tell_birth(self, relay: socket.socket, pid: int) -> None:
-        """Let the host have the process, and wait for what it says of it."""
+        """Let the host have the process, and wait for what it says of it. Raises OSError, and then there is none."""
+        process_fd = pidfd.of_child(pid)
         fd = relay.fileno()
         self.relays[fd] = relay, pid
         self.poll.register(fd, select.POLLIN)
-        pidfd = os.pidfd_open(pid)
         # If it is gone, the end of the relay says so.
         with contextlib.suppress(OSError):
-            socket.send_fds(relay, [BIRTH.pack(pid)], [pidfd])
-        os.close(pidfd)
+            socket.send_fds(relay, [BIRTH.pack(pid)], [process_fd])
+        os.close(process_fd)
 
     def listen(self, fd: int) -> None:
         """A host has something to say about its process, or is gone."""
@@ -150,20 +177,22 @@ class _Server:
             with contextlib.suppress(OSError):
                 relay.send(found, socket.MSG_DONTWAIT)
         elif said == GIVE_UP:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(PermissionError):  # it has become somebody else's program
+                os.kill(pid, signal.SIGKILL)
         self.poll.unregister(fd)
         del self.relays[fd]
         relay.close()
         if said != REAP:
-            pidfd = os.pidfd_open(pid)
-            self.orphans[pidfd] = pid
-            self.poll.register(pidfd, select.POLLIN)
+            # The relay was closed first: so there is a number left for this.
+            process_fd = os.pidfd_open(pid)
+            self.orphans[process_fd] = pid
+            self.poll.register(process_fd, select.POLLIN)
 
-    def bury_orphan(self, pidfd: int) -> None:
+    def bury_orphan(self, process_fd: int) -> None:
         """A process that nobody asks for has ended."""
-        _reap(self.orphans.pop(pidfd))
-        self.poll.unregister(pidfd)
-        os.close(pidfd)
+        _reap(self.orphans.pop(process_fd))
+        self.poll.unregister(process_fd)
+        os.close(process_fd)
 
 
 def _is_given_up(relay: socket.socket) -> bool:

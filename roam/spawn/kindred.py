@@ -14,11 +14,11 @@ _ROUNDS = 5
 """A process that forks while its group is killed can be missed by one round."""
 
 
-def _members(group: int, but: int) -> list[int]:
-    """The living processes of a group."""
+def _members(group: int) -> list[int]:
+    """The living processes of a group, its leader apart."""
     found = []
     for entry in os.listdir("/proc"):
-        if entry.isdecimal() and int(entry) != but:
+        if entry.isdecimal() and int(entry) != group:
             fields = procfs.read(f"/proc/{entry}/stat").rpartition(b")")[2].split()
             if len(fields) > 2 and int(fields[2]) == group and fields[0] not in (b"Z", b"X"):
                 found.append(int(entry))
@@ -26,16 +26,21 @@ def _members(group: int, but: int) -> list[int]:
 
 
 def kill_group(leader: int) -> list[int]:
-    """Send SIGKILL to everybody in the group of a cell that is dead and not reaped: as long as it is not, the number of
-    the group is nobody else's. Returns who that was, the cell apart."""
+    """Send SIGKILL to everybody in the group of a cell that is dead. Returns who that was, as far as that can be seen.
+
+    The number is nobody else's while the cell is not reaped, nor, where somebody else has reaped it, while its group has
+    members. A process that has it and lives is a stranger.
+    """
+    if procfs.state(leader) not in ("", "Z"):
+        return []
     killed: list[int] = []
-    for _ in range(_ROUNDS):
-        members = _members(leader, leader)
-        if not members:
-            break
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+    with contextlib.suppress(OSError):
+        for _ in range(_ROUNDS):
+            members = _members(leader)
+            if not members:
+                break
             os.killpg(leader, signal.SIGKILL)
-        killed += [pid for pid in members if pid not in killed]
+            killed += [pid for pid in members if pid not in killed]
     return killed
 
 
@@ -45,7 +50,7 @@ def known_descendants(pid: int) -> list[tuple[int, int]]:
     import psutil
 
     found = []
-    with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(psutil.Error, OSError):
         for process in psutil.Process(pid).children(recursive=True):
             with contextlib.suppress(OSError):
                 pidfd = os.pidfd_open(process.pid)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Interference", "descend", "note_stacks"]
 
+_MOST_STEPS = 100
 _STACKS_S = 0.5
 """A busy machine may take so long to let the cell write them."""
 
@@ -34,11 +35,15 @@ class Interference:
     hang: Activity | None = None
     """What the cell was doing when it was found hung and killed for it."""
     signals: list[int] = field(default_factory=list)
+    unanswered: set[int] = field(default_factory=set)
+    """Signals that it was to answer with its stacks, and did not."""
     steps: list[str] = field(default_factory=list)
     """The same as text, with the time since the start in seconds."""
 
     def note(self, step: str) -> None:
-        """Add a step of this moment."""
+        """Add a step of this moment, unless there are very many."""
+        if len(self.steps) >= _MOST_STEPS:
+            return
         elapsed_s = (time.time_ns() - self.started_ns) / 1e9
         self.steps.append(f"{step} after {elapsed_s:.3f} s")
 

@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import RoamError
+from ..shm.descriptors import close_quietly
 from ..ticket import SpawnTicket
+from . import pidfd, status
 from .handover import ABSENT, Handover
 from .parcel import Parcel
 
-__all__ = ["METHODS", "LaunchFailed", "Launched", "Start", "launch"]
+__all__ = ["METHODS", "LaunchFailed", "Launched", "Start", "discard", "launch"]
 
 METHODS = ("forkserver", "spawn", "fork")
 
@@ -31,6 +33,8 @@ _SPAWN_COMMAND = (
     "import sys; sys.path[:] = [entry for entry in sys.path if entry]; "
     "sys.path += [{home!r}]; from roam.spawn.bootstrap import main; main{values!r}"
 )
+_END_S = 5.0
+"""How long a process may take to die of a SIGKILL."""
 _HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 _fork_lock = threading.RLock()
@@ -111,7 +115,7 @@ def _spawn(start: Start) -> Launched:
     )
     # The collector watches the process; left as it is, this object would reap it.
     child.returncode = 0
-    return Launched(child.pid, _pidfd_of_child(child.pid), None)
+    return Launched(child.pid, pidfd.of_child(child.pid), None)
 
 
 def _or_none(fd: int) -> int | None:
@@ -165,17 +169,16 @@ def _fork(start: Start) -> Launched:
         pid = os.fork()
     if pid == 0:
         live(handover, start.head, start.call)
-    return Launched(pid, _pidfd_of_child(pid), None)
+    return Launched(pid, pidfd.of_child(pid), None)
 
 
-def _pidfd_of_child(pid: int) -> int:
-    """Hold on to a child that was just started. Raises OSError where that is not possible, and then there is no child."""
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise
+def discard(launched: Launched) -> None:
+    """End a process that nobody wants any more, and let go of it."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(launched.pidfd, signal.SIGKILL)
+    pidfd.await_end(launched.pidfd, _END_S)
+    status.take(launched.pid, launched.pidfd, launched.relay_fd)
+    close_quietly(launched.pidfd, -1 if launched.relay_fd is None else launched.relay_fd)
 
 
 @contextlib.contextmanager

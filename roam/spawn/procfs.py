@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from ..shm.descriptors import close_quietly
+
 __all__ = ["cgroups", "cpu_ns", "limits", "read", "signal_is_caught", "state", "tracer", "waits_in"]
 
 _READ_BYTES = 64 << 10
@@ -34,7 +36,7 @@ def read(path: str) -> bytes:
     except OSError:
         return b""
     finally:
-        os.close(fd)
+        close_quietly(fd)
 
 
 def _stat_fields(path: str) -> list[bytes]:

@@ -24,25 +24,32 @@ _SETTLED_S = 0.02
 """The text is taken to be whole when it has not grown for so long: nothing marks its end."""
 
 
-def take_stacks(link: PeerLink, pid: int, pidfd: int, timeout_s: float) -> str:
-    """Have the process write its stacks, and return the text. Raises `StacksUnavailable`, which says why there are none."""
+def take_stacks(link: PeerLink, pid: int, unanswered: set[int], timeout_s: float) -> str:
+    """Have the process write its stacks, and return the text. Raises `StacksUnavailable`, which says why there are none.
+
+    The signal is in `unanswered` from before it is sent until the text is there: it may be the end of the process.
+    """
     number = link.stacks_signal
     if not 0 < number < signal.NSIG:
         raise StacksUnavailable("the cell has not come so far yet")
     # Without its handler the signal would end the process: after an exec, for one.
     caught = procfs.signal_is_caught(pid, number)
     if caught is None:
-        raise StacksUnavailable("the cell has ended")
+        raise StacksUnavailable("the cell has ended, or nobody may look at it")
     if not caught:
         raise StacksUnavailable(f"the cell blocks signal {number}, or has taken its handler away")
     if procfs.state(pid) in ("T", "t"):
         raise StacksUnavailable("the cell is stopped, and runs no handler")
     start = link.fault_size_bytes
+    unanswered.add(number)
     try:
-        signal.pidfd_send_signal(pidfd, number)
-    except OSError:
-        raise StacksUnavailable("the cell has ended") from None
-    return _await_text(link, start, timeout_s)
+        link.send_signal(number)
+    except OSError as refusal:
+        unanswered.discard(number)
+        raise StacksUnavailable(f"the cell cannot be sent signal {number}: {refusal.strerror}") from None
+    text = _await_text(link, start, timeout_s)
+    unanswered.discard(number)
+    return text
 
 
 def _await_text(link: PeerLink, start: int, timeout_s: float) -> str:

@@ -104,9 +104,8 @@ def spawn_cell(
             call=call,
         )
         feed, launched = _launch(Stdio(stdio, link), undo, start)
-        cell.adopt(link, feed, parcel.detach(), launched)
+        cell.adopt(link, feed, parcel, launched)
         undo.pop_all()
-    link.started(launched.pid, launched.pidfd)
     if hang_after is not None:
         watch(Watch(weakref.ref(cell), hang_after, on_hang == "kill"))
     return cell
@@ -166,7 +165,9 @@ def _launch(
         if streams.feed is not None:
             undo.callback(streams.feed.finish)
         fds = {"stdin_fd": streams.stdin_fd, "stdout_fd": streams.stdout_fd, "stderr_fd": streams.stderr_fd}
-        return streams.feed, launch.launch(start(**fds))
+        launched = launch.launch(start(**fds))
+        undo.callback(launch.discard, launched)
+        return streams.feed, launched
     finally:
         streams.close()
 

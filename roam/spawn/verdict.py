@@ -102,7 +102,7 @@ def _kind(
 ) -> ExitKind:
     outcome = found.outcome if found is not None else None
     if signal is not None:
-        if signal in did.signals:
+        if signal in did.signals or signal in did.unanswered:
             return ExitKind.KILLED_BY_HOST
         return ExitKind.SIGNALED if remains.stage >= Stage.RUN else ExitKind.START_FAILED
     if code is None and not (remains.said_goodbye and outcome is not None):

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGKILL
 from typing import TYPE_CHECKING, NamedTuple
@@ -53,6 +53,8 @@ class Watch:
     hang_after_s: float
     is_deadly: bool
     """Whether a hung cell is killed."""
+    since_s: float = field(default_factory=time.monotonic)
+    """From when on silence counts: making a process can take long."""
     reported_s: float | None = None
     """The time, on the monotonic clock, of the last sign of life before the hang that was told of."""
 
@@ -74,8 +76,9 @@ class _Watchdog:
         with self._changed:
             self._watches.append(entry)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="roam-watchdog", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="roam-watchdog", daemon=True)
+                thread.start()
+                self._thread = thread
             self._changed.notify()
 
     def forget(self) -> None:
@@ -84,18 +87,18 @@ class _Watchdog:
             self._changed.notify()
 
     def _run(self) -> None:
-        awake_s = time.monotonic()
+        awake_s = looked_s = time.monotonic()
         while watches := self._remaining():
             tick_s = min(entry.tick_s for entry in watches)
-            before_s = time.monotonic()
             with self._changed:
                 self._changed.wait(tick_s)
-            # r[impl spawn.hang.host]
-            if time.monotonic() - before_s > tick_s + max(_LATE_S, tick_s):
-                awake_s = time.monotonic()
             for entry in watches:
+                # r[impl spawn.hang.host] Since the last look at any cell: a host can be held up anywhere between.
+                before_s, looked_s = looked_s, time.monotonic()
+                if looked_s - before_s > tick_s + max(_LATE_S, tick_s):
+                    awake_s = looked_s
                 try:
-                    _look(entry, awake_s)
+                    _look(entry, awake_s, looked_s)
                 except Exception:
                     # The others are watched all the same.
                     report_defect()
@@ -114,14 +117,15 @@ def _lives(entry: Watch) -> bool:
     return cell is not None and cell.is_alive()
 
 
-def _look(entry: Watch, awake_s: float) -> None:
+def _look(entry: Watch, awake_s: float, now_s: float) -> None:
+    """Judge a cell by the silence before `now_s`: what passes while this looks is not the cell's fault."""
     cell = entry.cell()
     if cell is None or not cell.is_alive():
         return
-    silent_s, now_s = cell.silent_s, time.monotonic()
-    beat_s = now_s - silent_s
+    silent_s = cell.silent_s
+    beat_s = time.monotonic() - silent_s
     is_told = entry.reported_s is not None and beat_s < entry.reported_s + 1e-3
-    if is_told or min(silent_s, now_s - awake_s) < entry.hang_after_s:
+    if is_told or now_s - max(beat_s, awake_s, entry.since_s) < entry.hang_after_s:
         return
     activity = cell.activity()
     if activity.kind in (ActivityKind.ENDED, ActivityKind.TRACED) or cell.silent_s < silent_s:

@@ -7,7 +7,10 @@ numbers, under the link's lock. Failure: damaged or truncated segments become co
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import select
+import signal
 import threading
 import time
 from pathlib import Path
@@ -336,6 +339,15 @@ class PeerLink:
             poll = select.poll()
             poll.register(self.pidfd, select.POLLIN)
             return bool(poll.poll(0))
+
+    def send_signal(self, number: int) -> None:
+        """Send the process a signal. Raises ProcessLookupError where it has ended, whoever has its number by now, and OSError
+        where the kernel refuses it."""
+        with self._lock:
+            # A dead process that nobody has reaped takes every signal, and would seem to have died of this one.
+            if self.pidfd < 0 or self.has_ended():
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+            signal.pidfd_send_signal(self.pidfd, number)
 
     def remains(self) -> Remains:
         """Everything that is left, after the final drain."""

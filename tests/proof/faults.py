@@ -42,11 +42,13 @@ _EXCEPTIONS = tuple(
     for pattern in (
         # Close answers with an error only where bytes have still to be written to a file system that is elsewhere.
         # Pipes, sockets, event counters, process descriptors, memory files and what was only read have none.
-        r"spawn\.(answer|cell|forkserver|launch|lifeline|parcel|verdict)\..* os\.close",
+        r"spawn\.(answer|cell|forkserver|launch|lifeline|parcel)\..* os\.close",
         r"spawn\.stdio\._(Tee|Watch)\..* os\.close",
         r"tracing\.(collector|inspection)\..* os\.close",
         # An event counter is never full here, and the only error of one is that it is full, or empty.
         r".* os\.eventfd_(read|write)",
+        # To borrow a descriptor as a socket asks the kernel for nothing.
+        r"spawn\.(forkserver|status)\..* socket\.socket",
         # A child is there until it was waited for, and whoever waits for it gets its status.
         r"spawn\.status\._of_child os\.(waitid|wait4)",
         # The standard library's own, in `subprocess.Popen`: it would lose track of the child.
