@@ -88,7 +88,6 @@ def spawn_cell(
         undo.callback(link.abandon)
         lifeline_fd = lifeline.acquire()
         undo.callback(lifeline.release)
-        stderr_path = link.run_path / f"{link.stem}.stderr"
         start = partial(
             launch.Start,
             method=method,
@@ -101,7 +100,7 @@ def spawn_cell(
             head=head,
             call=call,
         )
-        feed, launched = _launch(stderr_path, undo, start)
+        feed, launched = _launch(link, undo, start)
         cell.adopt(link, feed, parcel, launched)
         undo.pop_all()
     if hang_after is not None:
@@ -155,8 +154,9 @@ def _pack(method: str, head: dict[str, Any], call: tuple[Any, ...]) -> Parcel:
 
 
 def _launch(
-    stderr_path: Path, undo: contextlib.ExitStack, start: Callable[..., launch.Start]
+    link: PeerLink, undo: contextlib.ExitStack, start: Callable[..., launch.Start]
 ) -> tuple[stdio.Feed, launch.Launched]:
+    stderr_path = link.run_path / f"{link.stem}.stderr"
     stderr_fd = stdio.create(stderr_path)
     try:
         # Before there is a process: what is refused afterwards would leave one that nobody watches.
