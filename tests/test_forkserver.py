@@ -51,6 +51,7 @@ def children_of(pid):
 
 
 @pytest.mark.parametrize("spare_count", [0, 1, 2, 5, 9, 11, 12, 13, 14])
+# r[verify spawn.server]
 def test_a_server_without_descriptors_refuses_and_goes_on(host, own_server, spare_count):
     """However many it lacks: a start fails and says so, or succeeds; the cells that live keep their exit status."""
     cell = roam.spawn_cell(sleep, host=host)
@@ -79,6 +80,7 @@ os.fork = refuse
 """
 
 
+# r[verify spawn.server]
 def test_a_server_that_cannot_fork_says_so_and_goes_on(host, own_server, monkeypatch):
     """The errno arrives in place of a birth; the next cell is made by the same server."""
     alter(monkeypatch, REFUSED)
@@ -102,6 +104,7 @@ forkserver_main._Server.tell_birth = die
 """
 
 
+# r[verify spawn.server]
 def test_a_cell_that_nobody_was_told_of_does_not_live(host, tmp_path, monkeypatch):
     """A server that is killed between a fork and the news of it leaves no cell that its host does not know."""
     alter(monkeypatch, KILLED % str(tmp_path / "pid"))

@@ -348,6 +348,7 @@ def test_the_group_of_a_stranger_is_left_alone():
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["abort", "close"])
+# r[verify spawn.overtaken]
 def test_a_cell_that_is_being_started_does_not_survive_its_host(tmp_path, monkeypatch, at_once):
     """Its start is refused, and the process that was made for it ended."""
     host = roam.TracingHost(dump_dir=tmp_path, forward=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CellCrashed, CellFailed, DumpError, HostClosed, SpawnFailed, StacksUnavailable
 from ..exit import CellExit, ExitKind
+from ..tracing.defects import report_defect
 from . import answer, facts, kindred, lifeline, memory, status, verdict
 from .activity import Activity, observe
 from .ladder import Interference, descend
@@ -326,6 +326,7 @@ class Cell:
         """Called by `spawn_cell`, once, when the process exists; it is watched from now on. Raises `HostClosed`, and takes
         over nothing, where the host began to close meanwhile."""
         with self._lock:
+            # r[impl spawn.overtaken]
             if self._is_unwanted:
                 raise HostClosed("spawn_cell")
             self._link, self._feed, self._answer_fd, self._launched = link, feed, parcel.detach(), launched
@@ -358,7 +359,7 @@ class Cell:
         try:
             ended = self._examine(remains)
         except Exception:
-            sys.excepthook(*sys.exc_info())
+            report_defect()
             ended = CellExit(
                 kind=ExitKind.LOST,
                 stage=remains.stage,

@@ -102,6 +102,7 @@ class _Server:
                 else:
                     self.fork(message, relay, fds)
             except OSError as error:
+                # r[impl spawn.server]
                 with relay, contextlib.suppress(OSError):
                     relay.send(BIRTH.pack(-(error.errno or errno.EIO)), socket.MSG_DONTWAIT)
             for fd in fds[1:]:

@@ -135,6 +135,8 @@ def _look(entry: Watch, awake_s: float, now_s: float) -> None:
     # r[impl spawn.hang]
     cell.interference.note(f"found hung ({activity})")
     note_stacks(cell)
+    if not cell.is_alive():
+        return  # it has ended meanwhile, and there is a post-mortem of that
     logger = logging.getLogger("roam")
     logger.warning("cell %r gave no sign of life for %.1f s: %s", cell.name, silent_s, activity)
     if entry.is_deadly:
