@@ -307,11 +307,11 @@ def test_a_damaged_mailbox_leaves_the_old_configuration_in_force():
     with in_process() as (host, cell):
         roam.info("one")
         link = link_of(host, cell)
-        real, link._mailbox._write = link._mailbox._write, lambda offset, data: damage(real, offset, data)
+        real, link._post._mailbox._write = link._post._mailbox._write, lambda offset, data: damage(real, offset, data)
         result = cell.set_config(TracingConfig("off"), timeout=0.0)
         roam.info("two")
         assert link.acknowledged(result, 0.0) == ConfigResult(2, False)
-        link._mailbox._write = real
+        link._post._mailbox._write = real
         cell.set_config(TracingConfig("error"), timeout=0.0)
         roam.info("three")
         roam.error("four")
@@ -403,7 +403,7 @@ def test_what_is_not_understood_is_not_tried_again(monkeypatch):
     with in_process() as (host, cell):
         parse, tried = emitters._parse, []
         monkeypatch.setattr(emitters, "_parse", lambda body: tried.append(body) or parse(body))
-        link_of(host, cell)._mailbox.post(b"[]")
+        link_of(host, cell)._post._mailbox.post(b"[]")
         for _ in range(3):
             roam.info("yes")
             roam.debug("no")

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from roam.errors import RoamError, SegmentError
 from roam.shm.layout import STATUS_OFFSET, SegmentConfig, StatusWord
+from roam.shm.mailbox import MailboxWriter
 from roam.shm.mapping import MappedSegment
 from roam.shm.segment import SegmentFile, boot_id
 from roam.stage import Stage
 from roam.tracing.config import TracingConfig
 from roam.tracing.emitter import Emitter
-from roam.tracing.link import MailboxWriter
 from roam.tracing.offline import remains_of_segment
 from roam.tracing.records import Peer
 from roam.tracing.reservation import _identity_of

@@ -40,7 +40,7 @@ def take_stacks(link: PeerLink, pid: int, unanswered: set[int], timeout_s: float
         raise StacksUnavailable(f"the cell blocks signal {number}, or has taken its handler away")
     if procfs.state(pid) in ("T", "t"):
         raise StacksUnavailable("the cell is stopped, and runs no handler")
-    start = link.fault_size_bytes
+    start = link.fault.size_bytes
     unanswered.add(number)
     try:
         link.send_signal(number)
@@ -57,9 +57,9 @@ def _await_text(link: PeerLink, start: int, timeout_s: float) -> str:
     size, grown_s = start, time.monotonic()
     while (now_s := time.monotonic()) < deadline and (size == start or now_s - grown_s < _SETTLED_S):
         time.sleep(_PAUSE_S)
-        found = link.fault_size_bytes
+        found = link.fault.size_bytes
         if found != size:
             size, grown_s = found, time.monotonic()
     if size == start:
         raise StacksUnavailable(f"the cell wrote none within {timeout_s} s")
-    return link.fault_text(start).decode("utf-8", "backslashreplace")
+    return link.fault.text(start).decode("utf-8", "backslashreplace")

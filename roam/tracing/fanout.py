@@ -17,7 +17,8 @@ from .codec import decode, level_of
 from .config import TracingConfig
 from .filter import Filter
 from .lanes import LANES, STDIO_NAME
-from .link import Entry, PeerLink
+from .link import PeerLink
+from .peer import Entry
 from .promotion import Promotions
 from .records import INFO, PRINTED, Dropped, Event, Lost, Peer, Record, SpanClose, TaggedRecord
 from .statistics import SubscriptionStatistics

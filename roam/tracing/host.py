@@ -16,6 +16,7 @@ import os
 import threading
 import time
 import weakref
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -80,7 +81,6 @@ class TracingHost:
         self._segment_config = segment or SegmentConfig()
         limits = dump_limits or DumpLimits()
         check_options(self._segment_config, limits, retain_bytes, retain_total_bytes)
-        self._retain_bytes = retain_bytes
         self.pid = os.getpid()
         self.dumps = undertaker.prepare(dump_dir, limits) if undertaker is not None else None
         """Whoever writes post-mortems; None where nobody does."""
@@ -93,6 +93,9 @@ class TracingHost:
         self._emitter: Emitter
         self._own: PeerLink | None = None
         self._run = RunDirectory.create(self.dump_dir)
+        self._reserve = partial(
+            reserve_link, run=self._run, config=self._segment_config, keeper=self, retain_bytes=retain_bytes
+        )
         with refusals_told(), contextlib.ExitStack() as undo:
             undo.callback(self._run.remove)
             self._fan_out = FanOut(forward=forward, config=self._config, peers=lambda: self._peers.all)
@@ -128,7 +131,8 @@ class TracingHost:
         with self._lock:
             if not self.is_open:
                 raise HostClosed("register_peer")
-            link = self._reserve(name, owner, in_process=in_process)
+            peer = Peer(next(self._ids), 1, name, self.pid if in_process else None)
+            link = self._reserve(peer, owner=owner, in_process=in_process)
             with contextlib.ExitStack() as undo:
                 undo.callback(link.close)
                 undo.callback(link.discard)
@@ -358,7 +362,7 @@ class TracingHost:
 
     def _make_own_peer(self) -> PeerLink:
         """Peer 0: this process, with a segment of its own, so that `roam.info` here is collected like any cell's."""
-        link = self._reserve("host")
+        link = self._reserve(Peer(next(self._ids), 1, "host", None))
         try:
             link.post_config(self._config)
             link.peer = Peer(0, link.peer.epoch, "host", self.pid)
@@ -373,18 +377,6 @@ class TracingHost:
     def _ring_own(self) -> None:
         if self._own is not None:
             self.stir(self._own)
-
-    def _reserve(self, name: str, owner: PeerOwner | None = None, *, in_process: bool = False) -> PeerLink:
-        peer = Peer(next(self._ids), 1, name, self.pid if in_process else None)
-        return reserve_link(
-            peer,
-            self._run,
-            self._segment_config,
-            owner=owner,
-            keeper=self,
-            retain_bytes=self._retain_bytes,
-            in_process=in_process,
-        )
 
     def _deliver(self, link: PeerLink, items: list[Chunk | Gap], final: bool) -> None:
         """Collector thread: hand on what was read."""

@@ -10,7 +10,6 @@ from ..shm.layout import CAUSES, LANES, StatusWord, announced_word, dropped_word
 from ..shm.reader import RingReader
 from ..shm.segment import SegmentFile
 from ..shm.spans import read_open_spans
-from ..stage import Stage
 from .config import ConfigResult
 from .lanes import STDIO_NAME
 from .lines import Lines
@@ -18,36 +17,24 @@ from .peer import OpenSpan, open_span_of
 from .records import Lost
 from .retention import Retention
 from .statistics import LaneStatistics, PeerStatistics
+from .testimony import status_word
 
 __all__ = [
     "ENDED",
-    "FAULT_LIMIT_BYTES",
     "TAIL_LIMIT_BYTES",
     "config_result",
-    "fault_size",
     "header_of",
     "lane_statistics",
-    "last_beat_of",
     "open_spans_of",
     "peer_statistics",
-    "read_fault_text",
     "read_tail",
-    "result_length_of",
-    "stage_of",
-    "status_word",
     "unannounced_of",
 ]
 
-FAULT_LIMIT_BYTES = 1 << 20
 TAIL_LIMIT_BYTES = 64 * 1024
 
 ENDED = "the cell has ended"
 NOT_UNDERSTOOD = "the cell does not understand it, as one of another version of roam may not"
-
-
-def status_word(words: list[int], index: int) -> int:
-    """A word of `SegmentFile.status_words` by its index from the start of the segment."""
-    return words[index - StatusWord.STATE]
 
 
 def lane_statistics(readers: list[RingReader], words: list[int]) -> dict[str, LaneStatistics]:
@@ -127,17 +114,6 @@ def config_result(posted: ConfigResult, words: list[int], *, has_ended: bool) ->
     return posted._replace(refused=ENDED) if has_ended else posted
 
 
-def stage_of(words: list[int]) -> Stage:
-    """How far the cell says it has come; the last stage for a number that is none."""
-    return Stage(min(status_word(words, StatusWord.STAGE), Stage.EXIT))
-
-
-def result_length_of(words: list[int]) -> int | None:
-    """Length of the finished result in bytes, None while there is none."""
-    word = status_word(words, StatusWord.RESULT)
-    return word - 1 if word else None
-
-
 def header_of(segment: SegmentFile) -> dict[str, str | int]:
     """What the segment says of its maker."""
     identity = segment.identity
@@ -163,25 +139,3 @@ def read_tail(path: Path, limit_bytes: int) -> bytes:
         return b""
     finally:
         os.close(fd)
-
-
-def fault_size(fd: int) -> int:
-    """Bytes in a fault file; 0 where it cannot be asked."""
-    try:
-        return os.fstat(fd).st_size
-    except OSError:
-        return 0
-
-
-def read_fault_text(fd: int, start: int = 0) -> bytes:
-    """What a fault file holds from `start` on: the last `FAULT_LIMIT_BYTES` of it, where a fatal error stands behind all
-    stacks that were asked for before. Nothing where it cannot be read."""
-    try:
-        return os.pread(fd, FAULT_LIMIT_BYTES, max(start, os.fstat(fd).st_size - FAULT_LIMIT_BYTES))
-    except OSError:
-        return b""
-
-
-def last_beat_of(words: list[int]) -> int | None:
-    """The last sign of life on the monotonic clock, as the cell says; None where there was none."""
-    return max(status_word(words, StatusWord.HEARTBEAT), status_word(words, StatusWord.BEAT)) or None

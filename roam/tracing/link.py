@@ -14,49 +14,40 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import TypeAlias
 
 from ..clock import ClockAnchor
 from ..exit import CellExit
 from ..shm.descriptors import close_quietly
 from ..shm.doorbell import DoorbellPair
 from ..shm.layout import HostWord, StatusWord
-from ..shm.mailbox import MailboxWriter
 from ..shm.reader import Chunk, Gap
 from ..shm.rundir import PEER_SUFFIXES
 from ..shm.segment import SegmentFile
 from ..stage import Stage
 from ..ticket import SpawnTicket
-from .config import ConfigResult, TracingConfig, enclosed
+from .config import ConfigResult, TracingConfig
+from .faults import FaultFile
 from .inspection import (
-    ENDED,
     TAIL_LIMIT_BYTES,
     config_result,
-    fault_size,
     header_of,
-    last_beat_of,
     open_spans_of,
     peer_statistics,
-    read_fault_text,
     read_tail,
-    result_length_of,
-    stage_of,
-    status_word,
     unannounced_of,
 )
 from .lanes import LANES
 from .lines import Lines
-from .peer import LinkKeeper, OpenSpan, PeerOwner, Remains, decode_chunks, lost_of, time_of_gap
+from .peer import Entry, LinkKeeper, OpenSpan, PeerOwner, Remains, decode_chunks, lost_of, time_of_gap
+from .post import ConfigPost
 from .records import Lost, Peer, Record
 from .retention import Retention
 from .statistics import PeerStatistics
+from .testimony import Testimony, status_word
 
-__all__ = ["Entry", "PeerLink"]
+__all__ = ["PeerLink"]
 
 _POLL_S = 0.001
-
-Entry: TypeAlias = tuple[int, str, int | None, bytes | Lost]
-"""A record on its way to subscribers: wall time in nanoseconds, lane, sequence, and its body or the notice of a loss."""
 
 
 class PeerLink:
@@ -64,7 +55,7 @@ class PeerLink:
 
     Whoever registered it uses `ticket`, `peer`, `stage`, `records`, `open_spans`, `statistics`, `set_config`, `join`,
     `exit` and `dump_path`, from any thread. A launcher of processes also uses `started` or `abandon`, `request_stop`,
-    `result_length`, and `discard` when the evidence is safe. The rest is for the host.
+    and `discard` when the evidence is safe. The rest is for the host.
     """
 
     def __init__(
@@ -89,7 +80,7 @@ class PeerLink:
         self._keeper = keeper
         self.doorbell_fd = doorbell.host_fd if doorbell is not None else -1
         self._cell_fd = doorbell.cell_fd if doorbell is not None else -1
-        self._fault_fd = fault_fd
+        self.fault = FaultFile(fault_fd)
         self.pidfd = -1
         self.is_awaited = False
         """Whether a process that roam does not start has still to attach."""
@@ -97,14 +88,12 @@ class PeerLink:
         """Set once the owner has concluded and everything was closed."""
         self.quiet_polls = 0
         self.heartbeat = 0
-        self._slots: dict[str, int] = {}
         self.held: list[Entry] = []
         """Records that were read, and wait one poll for older ones of another lane."""
         self.offered_seq = [0] * len(LANES)
         """Per lane, the sequence below which everything was offered to subscribers or is in `held`."""
         self._parks = 0
-        self._mailbox = MailboxWriter(segment.write)
-        self._config = TracingConfig("info")
+        self._post = ConfigPost(segment)
         self._lock = threading.RLock()
         self._readers = segment.lane_readers()
         self.retention = Retention(retain_bytes, segment.geometry.lane_pages)
@@ -117,7 +106,7 @@ class PeerLink:
     @property
     def ticket(self) -> SpawnTicket:
         """The descriptors a process needs to attach, as numbered in this process."""
-        return SpawnTicket(self.segment.fd, self._cell_fd, self._fault_fd, self.segment.identity.nonce.hex())
+        return SpawnTicket(self.segment.fd, self._cell_fd, self.fault.fd, self.segment.identity.nonce.hex())
 
     def started(self, pid: int, pidfd: int) -> None:
         """The process exists. The host owns `pidfd` from now on and watches it."""
@@ -244,28 +233,14 @@ class PeerLink:
         return status_word(self._words(), StatusWord.FAULT_ARMED)
 
     @property
-    def fault_size_bytes(self) -> int:
-        """How much stands in the fault file."""
-        return fault_size(self._fault_fd)
-
-    def fault_text(self, start: int) -> bytes:
-        """What the fault file holds from `start` on, its end where that is much."""
-        return read_fault_text(self._fault_fd, start)
-
-    @property
     def last_beat_ns(self) -> int | None:
         """When the cell last gave a sign of life, on the monotonic clock; None before its first."""
-        return last_beat_of(self._words())
+        return Testimony.of(self._words()).last_beat_ns
 
     @property
     def stage(self) -> Stage:
         """How far the cell says it has come."""
-        return stage_of(self._words())
-
-    @property
-    def result_length(self) -> int | None:
-        """Length of the finished result in bytes, None while there is none."""
-        return result_length_of(self._words())
+        return Testimony.of(self._words()).stage
 
     def records(self, last: int | None = None) -> list[Record]:
         """What is kept of the peer's records, in time order; the `last` ones only, where given."""
@@ -288,26 +263,14 @@ class PeerLink:
             return self._measure(self.segment.status_words(), 0)
 
     def post_config(self, config: TracingConfig) -> ConfigResult:
-        """Put a configuration in force, unless it is refused here already. While `ROAM_DISABLE` is set that is one which
-        lets nothing through: cells are supervised as before, and write no more than the exception that ends them.
-
-        Raises `ConfigTooLarge`, or `TypeError` for what is no configuration; the old one stays then."""
+        """Put a configuration in force, unless it is refused; see `ConfigPost.post`."""
         with self._lock:
-            if self.segment.fd < 0:
-                return ConfigResult(0, False, ENDED)
-            try:
-                config, body, slots = enclosed(config, self._slots)
-            except ValueError as error:
-                enclosed(config, {})  # raises what is wrong for every peer
-                return ConfigResult(0, False, str(error))
-            generation = self._mailbox.post(body)
-            self._config, self._slots = config, slots
-            return ConfigResult(generation, False)
+            return self._post.post(config)
 
     @property
     def config(self) -> TracingConfig:
         """The configuration in force."""
-        return self._config
+        return self._post.config
 
     def acknowledged(self, posted: ConfigResult, deadline: float) -> ConfigResult:
         """Wait for what becomes of it, until `deadline` on `time.monotonic`."""
@@ -373,24 +336,21 @@ class PeerLink:
             lost=lost,
             open_spans=spans,
             statistics=statistics,
-            stage=stage_of(words),
-            config=str(self._config.capture),
+            config=str(self._post.config.capture),
             died_ns=self.anchor.to_wall_ns(now_ns),
-            fault_text=read_fault_text(self._fault_fd),
+            fault_text=self.fault.text(),
             stderr_tail=read_tail(self.run_path / f"{self.stem}.stderr", TAIL_LIMIT_BYTES),
             stdout_tail=read_tail(self.run_path / f"{self.stem}.stdout", TAIL_LIMIT_BYTES),
             header=header_of(self.segment),
             segment_path=self.segment.path,
-            result_length=result_length_of(words),
-            cpu_ns=status_word(words, StatusWord.CPU_NS) or None,
-            max_rss_bytes=status_word(words, StatusWord.MAX_RSS) or None,
-            said_goodbye=status_word(words, StatusWord.STATE) == 2,
-            last_beat_ns=last_beat_of(words),
             is_live=not is_final,
+            **Testimony.of(words)._asdict(),
         )
 
     def _measure(self, words: list[int], torn: int) -> PeerStatistics:
-        return peer_statistics(self._readers, words, self._slots, torn=torn, retention=self.retention, lines=self.lines)
+        return peer_statistics(
+            self._readers, words, self._post.slots, torn=torn, retention=self.retention, lines=self.lines
+        )
 
     def _words(self) -> list[int]:
         with self._lock:
@@ -414,9 +374,10 @@ class PeerLink:
                     self.remains()
                 self.close_cell_end()
                 # Forgotten first: a number that is free may belong to a cell that another thread forks just now.
-                fds = (self.doorbell_fd, self._fault_fd, self.pidfd)
-                self.doorbell_fd = self._fault_fd = self.pidfd = -1
+                fds = (self.doorbell_fd, self.pidfd)
+                self.doorbell_fd = self.pidfd = -1
                 close_quietly(*fds)
+                self.fault.close()
                 self.segment.close()
                 if self.owner is not None:
                     # A remembered peer must not keep its owner, and with it a result of any size.
@@ -431,6 +392,7 @@ class PeerLink:
         self.retention.forget()
         if self.peer.pid is None and not self.is_awaited:
             return
-        fds = (self.doorbell_fd, self._cell_fd, self._fault_fd, self.pidfd, self.segment.fd)
-        self.doorbell_fd = self._cell_fd = self._fault_fd = self.pidfd = self.segment.fd = -1
+        fds = (self.doorbell_fd, self._cell_fd, self.pidfd, self.segment.fd)
+        self.doorbell_fd = self._cell_fd = self.pidfd = self.segment.fd = -1
         close_quietly(*fds)
+        self.fault.close()

@@ -17,21 +17,18 @@ from ..shm.reader import Chunk, Gap
 from ..shm.segment import SegmentFile, boot_id
 from ..stage import Stage
 from .config import TracingConfig, slots_of
+from .faults import FAULT_LIMIT_BYTES
 from .inspection import (
-    FAULT_LIMIT_BYTES,
     TAIL_LIMIT_BYTES,
     header_of,
-    last_beat_of,
     open_spans_of,
     peer_statistics,
     read_tail,
-    result_length_of,
-    stage_of,
-    status_word,
     unannounced_of,
 )
 from .peer import Remains, lost_of, time_of_gap
 from .records import Peer
+from .testimony import Testimony, status_word
 
 __all__ = ["remains_of_segment"]
 
@@ -58,6 +55,10 @@ def _remains(segment: SegmentFile, path: Path) -> Remains:
     readers = segment.lane_readers()
     polls = [reader.poll(final=True) for reader in readers]
     words = segment.status_words()
+    said = Testimony.of(words)
+    if identity.peer_id == 0:
+        # A host notes no stages; where there is a segment of it, it ran.
+        said = said._replace(stage=Stage.RUN)
     pid = status_word(words, StatusWord.PID) or None
     is_this_boot = identity.boot_id == boot_id()
     is_live = pid is not None and is_this_boot and _maps(pid, segment.fd)
@@ -66,7 +67,7 @@ def _remains(segment: SegmentFile, path: Path) -> Remains:
     until_ns = now_ns
     if not is_live:
         # The last sign of life: a record, or a span where none was written.
-        heartbeat = last_beat_of(words) or 0
+        heartbeat = said.last_beat_ns or 0
         signs = [anchor.to_monotonic_ns(span.started_ns) for span in spans]
         until_ns = max(anchor.monotonic_ns, *signs, heartbeat if heartbeat <= now_ns or not is_this_boot else 0)
         spans = [replace(span, age_ns=until_ns - sign) for span, sign in zip(spans, signs, strict=True)]
@@ -88,8 +89,6 @@ def _remains(segment: SegmentFile, path: Path) -> Remains:
         lost=lost,
         open_spans=spans,
         statistics=peer_statistics(readers, words, slots, torn=torn),
-        # A host notes no stages; where there is a segment of it, it ran.
-        stage=stage_of(words) if identity.peer_id else Stage.RUN,
         config=config,
         died_ns=died_ns,
         fault_text=read_tail(stem.with_suffix(".fault"), FAULT_LIMIT_BYTES),
@@ -97,12 +96,8 @@ def _remains(segment: SegmentFile, path: Path) -> Remains:
         stdout_tail=read_tail(stem.with_suffix(".stdout"), TAIL_LIMIT_BYTES),
         header=header_of(segment),
         segment_path=segment.path,
-        result_length=result_length_of(words),
-        cpu_ns=status_word(words, StatusWord.CPU_NS) or None,
-        max_rss_bytes=status_word(words, StatusWord.MAX_RSS) or None,
         is_live=is_live,
-        said_goodbye=status_word(words, StatusWord.STATE) == 2,
-        last_beat_ns=last_beat_of(words),
+        **said._asdict(),
     )
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .link import PeerLink
 
 __all__ = [
+    "Entry",
     "LinkKeeper",
     "OpenSpan",
     "PeerOwner",
@@ -36,6 +37,10 @@ __all__ = [
     "open_span_of",
     "time_of_gap",
 ]
+
+
+Entry: TypeAlias = tuple[int, str, int | None, bytes | Lost]
+"""A record on its way to subscribers: wall time in nanoseconds, lane, sequence, and its body or the notice of a loss."""
 
 
 class OpenSpan(msgspec.Struct, frozen=True):

@@ -57,10 +57,10 @@ def reserve_link(
     run: RunDirectory,
     config: SegmentConfig,
     *,
-    owner: PeerOwner | None,
+    owner: PeerOwner | None = None,
     keeper: LinkKeeper,
     retain_bytes: int,
-    in_process: bool,
+    in_process: bool = False,
 ) -> PeerLink:
     """Make everything of a peer. The host itself, peer 0, and one that is `in_process` ring without a doorbell and have
     no fault file; the latter has no files at all. Raises `NoSpace` or `OSError`."""
