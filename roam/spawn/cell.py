@@ -7,16 +7,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CellCrashed, CellFailed, DumpError, HostClosed, SpawnFailed, StacksUnavailable
+from ..errors import HostClosed, StacksUnavailable
 from ..exit import CellExit, ExitKind
 from ..tracing.defects import report_defect
 from . import answer, facts, kindred, lifeline, memory, status, verdict
 from .activity import Activity, observe
 from .ladder import Interference, descend
+from .outcome import End
 from .stacks import take_stacks
 from .watchdog import Hang, unwatch
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["Cell"]
 
 _FORWARD_S = 10.0
-_DETAIL_LINES = 20
 
 
 class Cell:
@@ -75,7 +75,6 @@ class Cell:
         self._outcome: tuple[bool, Any] | None = None
         self._dump_path: Path | None = None
         self._load: Callable[[], PostMortem] | None = None
-        self._post_mortem: PostMortem | None = None
         self._sentinel_fd = -1
 
     # Who it is.
@@ -131,9 +130,7 @@ class Cell:
     def post_mortem(self) -> PostMortem | None:
         """What was left of it after an abnormal exit; None while it runs and after a normal end. Raises `DumpError`
         if the file is gone or damaged."""
-        if self._post_mortem is None and self._load is not None:
-            self._post_mortem = self._load()
-        return self._post_mortem
+        return self._load() if self._load is not None else None
 
     @property
     def dump_path(self) -> Path | None:
@@ -207,72 +204,12 @@ class Cell:
             raise TimeoutError(f"cell {self._name!r} still runs after {timeout} s; it goes on running")
         with self._lock:
             if self._outcome is None:
-                self._outcome = self._load_outcome()
+                assert self._exit is not None
+                self._outcome = End(self._name, self._exit, self._answer, self._dump_path, self._load).outcome()
         returned, value = self._outcome
         if returned:
             return value
         raise value
-
-    def _load_outcome(self) -> tuple[bool, Any]:
-        found = self._answer
-        assert self._exit is not None
-        if found is None or self._exit.kind is ExitKind.START_FAILED:
-            return False, self._death()
-        if found.outcome == answer.EXITED:
-            return True, None
-        try:
-            # r[impl spawn.result.caller] Here, in the caller's thread: unpickling runs code of the user's.
-            value = found.load() if found.has_body else None
-        except Exception as error:
-            return False, self._unloadable(found, error)
-        finally:
-            found.close()
-        if found.outcome == answer.RETURNED:
-            return True, value
-        remote = CellFailed(
-            name=self._name,
-            remote_traceback=found.text.traceback if found.text is not None else "",
-            post_mortem=self._post_mortem_or_none(),
-        )
-        if not isinstance(value, BaseException) or isinstance(value, (KeyboardInterrupt, SystemExit, GeneratorExit)):
-            return False, remote
-        value.__cause__ = remote
-        return False, value
-
-    def _unloadable(self, found: answer.Answer, error: Exception) -> CellFailed:
-        what = "return value" if found.outcome == answer.RETURNED else "exception"
-        text = found.text.traceback if found.text is not None else ""
-        failure = CellFailed(
-            name=self._name,
-            remote_traceback=f"{text}(its {what} could not be rebuilt here: {type(error).__name__}: {error})",
-            post_mortem=self._post_mortem_or_none(),
-        )
-        failure.__cause__ = error
-        return failure
-
-    def _death(self) -> SpawnFailed | CellCrashed:
-        ended = self._exit
-        assert ended is not None
-        if ended.kind is ExitKind.START_FAILED:
-            # r[impl spawn.stage]
-            return SpawnFailed(name=self._name, stage=ended.stage.label, exit=ended, detail=self._start_detail(ended))
-        dump_path = str(self._dump_path) if self._dump_path is not None else None
-        # Not of this handle: the error is kept by it, and would keep it in turn.
-        brief = partial(_brief, self._load) if self._load is not None else None
-        return CellCrashed(name=self._name, exit=ended, dump_path=dump_path, brief=brief)
-
-    def _start_detail(self, ended: CellExit) -> str:
-        if ended.exception is not None:
-            return ended.exception.traceback
-        left = self._post_mortem_or_none()
-        lines = left.stderr_tail.splitlines() if left is not None else []
-        return "\n".join(lines[-_DETAIL_LINES:]) or ended.describe()
-
-    def _post_mortem_or_none(self) -> PostMortem | None:
-        try:
-            return self.post_mortem
-        except DumpError:
-            return None
 
     # Ending it.
 
@@ -426,16 +363,10 @@ class Cell:
         """Write the dump, or keep the post-mortem in memory. True if the segment may go."""
         assert self._host.dumps is not None
         kept = self._host.dumps.keep(remains, ended, facts.gather(self, self._corpse))
-        self._dump_path, self._load = kept.path, kept.load
+        # Read once, for all who ask.
+        self._dump_path, self._load = kept.path, cache(kept.load)
         return kept.is_settled
 
     def __del__(self) -> None:
         if getattr(self, "_sentinel_fd", -1) >= 0:
             os.close(self._sentinel_fd)
-
-
-def _brief(load: Callable[[], PostMortem]) -> str:
-    try:
-        return load().brief()
-    except DumpError:
-        return "its post-mortem cannot be read any more"

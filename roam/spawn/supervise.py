@@ -79,14 +79,25 @@ def spawn_cell(
         raise HostClosed("spawn_cell")
     target_name = _name_of(target)
     name = name if name is not None else f"{target_name.rpartition('.')[2].strip('<>')}-{next(_counter)}"
-    call = (target, args, dict(kwargs or {}))
-    with _refusals_told(name), contextlib.ExitStack() as undo:
-        head = _head(name, method)
-        cell = Cell(name=name, host=host, start_method=method, target_name=target_name, has_group=stdio != "inherit")
+    cell = Cell(name=name, host=host, start_method=method, target_name=target_name, has_group=stdio != "inherit")
+    with _refusals_told(name):
+        _start(cell, host, (target, args, dict(kwargs or {})), stdio, start_timeout, die_with_host=die_with_host)
+    if hang_after is not None:
+        watch(Watch(weakref.ref(cell), hang_after, on_hang == "kill"))
+    return cell
+
+
+def _start(
+    cell: Cell, host: TracingHost, call: tuple[Any, ...], stdio: str, timeout_s: float, *, die_with_host: bool
+) -> None:
+    """Everything from the parcel to the process. What was made by then is taken back where a step fails."""
+    method = cell.start_method
+    with contextlib.ExitStack() as undo:
+        head = _head(cell.name, method)
         # r[impl spawn.unsendable] Before anything is reserved.
         parcel = _pack(method, head, call)
         undo.callback(parcel.close)
-        link = host.register_peer(name, owner=cell)
+        link = host.register_peer(cell.name, owner=cell)
         undo.callback(link.abandon)
         lifeline_fd = lifeline.acquire()
         undo.callback(lifeline.release)
@@ -99,16 +110,13 @@ def spawn_cell(
             die_with_host=die_with_host,
             # Only those of the terminal's foreground group may use it.
             process_group=os.getpgrp() if stdio == "inherit" else 0,
-            deadline=time.monotonic() + start_timeout,
+            deadline=time.monotonic() + timeout_s,
             head=head,
             call=call,
         )
         feed, launched = _launch(Stdio(stdio, link), undo, start)
         cell.adopt(link, feed, parcel, launched)
         undo.pop_all()
-    if hang_after is not None:
-        watch(Watch(weakref.ref(cell), hang_after, on_hang == "kill"))
-    return cell
 
 
 def _check(target: object, kwargs: object, host: object, start_method: str | None, stdio: str) -> str:
