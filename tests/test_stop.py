@@ -259,6 +259,20 @@ def test_ctrl_c_belongs_to_the_host(tmp_path):
         os.close(here)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_thread_that_blocks_all_signals_starts_cells_that_show_their_stacks(host, method):
+    """The one for the stacks is let through; the others are blocked there as they are here."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        cell = roam.spawn_cell(hold, "sleep", host=host, start_method=method)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    wait_until(lambda: "in hold" in stacks_of(cell), message="the stacks can be had")
+    assert procfs.signal_is_caught(cell.pid, signal.SIGINT) is False
+    cell.kill()
+
+
 @pytest.fixture
 def held_conclusion(monkeypatch):
     """Conclusions wait for the second event; the first says that one has begun."""

@@ -10,6 +10,8 @@ import os
 import sys
 from typing import Any
 
+from ..tracing.cell import STACKS_SIGNAL
+
 __all__ = ["apply", "describe"]
 
 
@@ -34,7 +36,7 @@ def describe(method: str) -> dict[str, Any]:
             "umask": _umask(),
             "affinity": os.sched_getaffinity(0),
             "limits": {number: resource.getrlimit(number) for number in _limits(resource)},
-            "blocked_signals": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+            "blocked_signals": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()) - {STACKS_SIGNAL}),
         }
     return described
 

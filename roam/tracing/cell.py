@@ -7,6 +7,8 @@ afterwards nothing here raises.
 
 from __future__ import annotations
 
+# The C half of `signal`, which takes a cell a fraction of the time to load.
+import _signal  # type: ignore[import-not-found]  # typeshed leaves it out
 import faulthandler
 import os
 import time
@@ -23,7 +25,7 @@ from .emitter import Emitter
 from .records import CRITICAL, Peer
 from .scope import active_scope
 
-__all__ = ["CellTracing", "attach", "attached", "init_cell_tracing"]
+__all__ = ["STACKS_SIGNAL", "CellTracing", "attach", "attached", "init_cell_tracing"]
 
 STACKS_SIGNAL = 41
 """SIGRTMIN + 7, which neither glibc nor the standard library uses."""
@@ -55,6 +57,8 @@ class CellTracing:
         faulthandler.enable(file=fault_fd, all_threads=True)
         # In C and without the GIL, so that whatever holds that does not matter.
         faulthandler.register(STACKS_SIGNAL, file=fault_fd, all_threads=True, chain=False)
+        # A thread of the host that blocks all signals has passed that on.
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (STACKS_SIGNAL,))
         # Last: before, the signal would end the process.
         self._words[StatusWord.FAULT_ARMED] = STACKS_SIGNAL
 
