@@ -23,7 +23,7 @@ class ConfigPost:
 
     def post(self, config: TracingConfig) -> ConfigResult:
         """Put a configuration in force, unless it is refused here already. While `ROAM_DISABLE` is set that is one which
-        lets nothing through: cells are supervised as before, and write no more than the exception that ends them.
+        lets nothing through: cells are supervised as before, and write no more than what ends them.
 
         Raises `ConfigTooLarge`, or `TypeError` for what is no configuration; the old one stays then."""
         if self._segment.fd < 0:
