@@ -148,19 +148,6 @@ def test_servers_that_are_killed_leave_nobody_behind(host, own_server):
     assert kinds <= {ExitKind.KILLED_BY_HOST, ExitKind.LOST, ExitKind.START_FAILED}
 
 
-def test_a_host_that_dies_of_sigpipe_survives_its_server(host, own_server):
-    """No write to a server that is gone raises the signal, whose default a program may have taken back."""
-    cell = roam.spawn_cell(sleep, host=host)
-    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    try:
-        os.kill(own_server.pid, signal.SIGKILL)
-        cell.kill()
-        assert cell.join(WAIT_S) is not None
-        assert roam.spawn_cell(add, 20, 22, host=host).result(WAIT_S) == 42
-    finally:
-        signal.signal(signal.SIGPIPE, before)
-
-
 def test_a_start_waits_for_others_no_longer_than_it_may(host, own_server):
     """Behind a thread that holds the line to the server, also where a signal handler of that very thread starts a cell."""
     with own_server._lock, pytest.raises(SpawnFailed, match="for too long"):

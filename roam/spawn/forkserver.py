@@ -8,7 +8,6 @@ each other, is in `roam.spawn.forkserver_main`.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import os
 import pickle
@@ -106,9 +105,7 @@ class ForkServer:
             try:
                 if not _wait(control, select.POLLOUT, deadline):
                     raise NotBorn("the fork server takes no requests")
-                # No SIGPIPE, which a program may have given back its default; `send_fds` would forget the flag.
-                rights = socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds)
-                control.sendmsg([message], [rights], socket.MSG_NOSIGNAL)
+                socket.send_fds(control, [message], fds)
             except (BrokenPipeError, ConnectionResetError):
                 raise NotBorn("the fork server ended before it was asked for the cell") from None
             finally:
@@ -170,7 +167,7 @@ class ForkServer:
 def _give_up(relay: socket.socket) -> None:
     """The server, if it gets so far, kills what it forks for this, or does not fork it."""
     with relay, contextlib.suppress(OSError):
-        relay.send(GIVE_UP, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        relay.send(GIVE_UP, socket.MSG_DONTWAIT)
 
 
 def _wait(fd: int | socket.socket, event: int, deadline: float) -> bool:
