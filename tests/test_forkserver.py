@@ -116,6 +116,28 @@ def test_a_cell_that_nobody_was_told_of_does_not_live(host, tmp_path, monkeypatc
     wait_until(lambda: procfs.state(pid) in ("", "Z"), message="the child is gone")
 
 
+SLOW = """
+import time
+from roam.spawn import forkserver_main
+be_born = forkserver_main._Server.be_born
+def be_born_late(self, *arguments):
+    time.sleep(1)
+    be_born(self, *arguments)
+forkserver_main._Server.be_born = be_born_late
+"""
+
+
+def test_a_dead_server_is_replaced_whoever_has_its_descriptors(host, own_server, monkeypatch):
+    """A cell that is only just forked has those of the server still open."""
+    alter(monkeypatch, SLOW)
+    cell = roam.spawn_cell(sleep, host=host)
+    os.kill(own_server.pid, signal.SIGKILL)
+    wait_until(lambda: procfs.state(own_server.pid) == "Z", message="the server is dead")
+
+    assert roam.spawn_cell(add, 20, 22, host=host).result(WAIT_S) == 42
+    cell.kill()
+
+
 def test_servers_that_are_killed_leave_nobody_behind(host, own_server):
     """Again and again while threads start cells: each cell that there is has a handle, and ends with it."""
     cells, over = [], threading.Event()

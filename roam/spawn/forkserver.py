@@ -120,8 +120,9 @@ class ForkServer:
 
     def _start_if_dead(self) -> None:
         if self._control_fd >= 0:
-            # A server that comes to its end has closed its side before.
-            if not _wait(self._control_fd, select.POLLHUP, 0):
+            # One that comes to its end by itself has closed its side before; of one that was killed, a cell that it had
+            # just forked may still have that open.
+            if not (_wait(self._pidfd, select.POLLIN, 0) or _wait(self._control_fd, select.POLLHUP, 0)):
                 return
             self._bury()
         self._start()
