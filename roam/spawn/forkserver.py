@@ -8,7 +8,6 @@ each other, is in `roam.spawn.forkserver_main`.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import os
 import pickle
@@ -106,9 +105,7 @@ class ForkServer:
             try:
                 if not _wait(control, select.POLLOUT, deadline):
                     raise NotBorn("the fork server takes no requests")
-                # No SIGPIPE, which a program may have given back its default; `send_fds` would forget the flag.
-                rights = socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds)
-                control.sendmsg([message], [rights], socket.MSG_NOSIGNAL)
+                socket.send_fds(control, [message], fds)
             except (BrokenPipeError, ConnectionResetError):
                 raise NotBorn("the fork server ended before it was asked for the cell") from None
             finally:
@@ -123,8 +120,9 @@ class ForkServer:
 
     def _start_if_dead(self) -> None:
         if self._control_fd >= 0:
-            # A server that comes to its end has closed its side before.
-            if not _wait(self._control_fd, select.POLLHUP, 0):
+            # One that comes to its end by itself has closed its side before; of one that was killed, a cell that it had
+            # just forked may still have that open.
+            if not (_wait(self._pidfd, select.POLLIN, 0) or _wait(self._control_fd, select.POLLHUP, 0)):
                 return
             self._bury()
         self._start()
@@ -170,7 +168,7 @@ class ForkServer:
 def _give_up(relay: socket.socket) -> None:
     """The server, if it gets so far, kills what it forks for this, or does not fork it."""
     with relay, contextlib.suppress(OSError):
-        relay.send(GIVE_UP, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        relay.send(GIVE_UP, socket.MSG_DONTWAIT)
 
 
 def _wait(fd: int | socket.socket, event: int, deadline: float) -> bool:

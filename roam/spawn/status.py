@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import os
 import select
-import socket
 import struct
 import time
 from dataclasses import dataclass
@@ -74,16 +73,12 @@ def _of_child(pid: int, pidfd: int, reap: bool) -> Status | None:
 def _from_relay(relay_fd: int) -> Status | None:
     poll = select.poll()
     poll.register(relay_fd, select.POLLIN)
-    relay = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, relay_fd)
     try:
-        # The process is dead, and the server waits for this to reap it. No SIGPIPE, which a program may have given back
-        # its default.
-        relay.send(REAP, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        data = relay.recv(OBITUARY.size) if poll.poll(_RELAY_S * 1000) else b""
+        # The process is dead, and the server waits for this to reap it. A socket of this kind raises no SIGPIPE.
+        os.write(relay_fd, REAP)
+        data = os.read(relay_fd, OBITUARY.size) if poll.poll(_RELAY_S * 1000) else b""
     except OSError:
         return None
-    finally:
-        relay.detach()
     if len(data) < OBITUARY.size:
         return None
     status, user_s, system_s, max_rss_bytes = OBITUARY.unpack(data)

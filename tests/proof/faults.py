@@ -48,7 +48,7 @@ _EXCEPTIONS = tuple(
         # An event counter is never full here, and the only error of one is that it is full, or empty.
         r".* os\.eventfd_(read|write)",
         # To borrow a descriptor as a socket asks the kernel for nothing.
-        r"spawn\.(forkserver|status)\..* socket\.socket",
+        r"spawn\.forkserver\..* socket\.socket",
         # A child is there until it was waited for, and whoever waits for it gets its status.
         r"spawn\.status\._of_child os\.(waitid|wait4)",
         # The standard library's own, in `subprocess.Popen`: it would lose track of the child.
