@@ -117,6 +117,11 @@ def run(method: str, name: str) -> Outcome:
     return outcome
 
 
+def _has_said(cell: roam.Cell, words: str) -> bool:
+    """Whether it has written a record; what it prints is another matter."""
+    return any(record.message == words for record in cell.records() if record.lane != "stdio")
+
+
 def end(host: roam.TracingHost, method: str, name: str) -> Ended:
     """Start the cell, do to it what its death needs, and wait for its end."""
     planted = DEATHS[name]
@@ -129,7 +134,7 @@ def end(host: roam.TracingHost, method: str, name: str) -> Ended:
         watch = Watch(cell)
         if death.act is not None:
             wait_until(
-                lambda: LAST_WORDS in [record.message for record in cell.records(8)] or not cell.is_alive(),
+                lambda: _has_said(cell, LAST_WORDS) or not cell.is_alive(),
                 PATIENCE_S,
                 message="the cell waits for its end",
             )
