@@ -121,7 +121,7 @@ def test_a_peer_that_cannot_be_made_leaves_nothing(monkeypatch):
         for place in (
             "roam.tracing.reservation.DoorbellPair.create",
             "roam.tracing.reservation.SegmentFile.create",
-            "roam.tracing.link.MailboxWriter.post",
+            "roam.tracing.post.MailboxWriter.post",
             "roam.tracing.link.TracingConfig.to_bytes",
         ):
             with monkeypatch.context() as patch:

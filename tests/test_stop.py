@@ -6,6 +6,7 @@ import ctypes
 import os
 import pty
 import re
+import resource
 import select
 import signal
 import subprocess
@@ -69,7 +70,7 @@ def grandchildren(pid):
 def test_nobody_is_left_behind(host, method, obeys):
     """A cell that had to be forced takes child and grandchild with it; its post-mortem says where it hung."""
     cell, family = ask_for_child(host, method, obeys=obeys)
-    assert os.getpgid(cell.pid) == cell.pid
+    assert os.getpgid(cell.pid) == os.getsid(cell.pid) == cell.pid
 
     ended = cell.stop(timeout=0.05, grace=0.05 if not obeys else WAIT_S)
 
@@ -183,11 +184,28 @@ def use(megabytes):
 # r[verify spawn.held]
 def test_use_of_resources_is_known_without_a_goodbye(host, method):
     """Peak memory and processor time of a cell that says nothing at its end, under every start method."""
-    ended = roam.spawn_cell(use, 100, host=host, start_method=method).join(WAIT_S)
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    megabytes = (peak_bytes >> 20) + 50
+    ended = roam.spawn_cell(use, megabytes, host=host, start_method=method).join(WAIT_S)
 
     assert ended.code == 3
-    assert 100 << 20 < ended.max_rss_bytes < 300 << 20
+    assert megabytes << 20 < ended.max_rss_bytes < (megabytes << 20) + peak_bytes + (100 << 20)
     assert ended.cpu_s > 0
+
+
+@pytest.mark.parametrize("end", [os._exit, sys.exit])
+def test_the_memory_of_a_large_host_is_not_that_of_its_cell(host, end):
+    """The kernel counts it for a child until that runs its program: where nobody else knows the peak it is None, and
+    a cell that says goodbye says it itself."""
+    block = bytearray(100 << 20)
+    block[::4096] = bytes(len(block[::4096]))
+    ended = roam.spawn_cell(end, 0, host=host, start_method="spawn").join(WAIT_S)
+
+    assert ended.code == 0
+    if end is sys.exit:
+        assert 0 < ended.max_rss_bytes < 90 << 20
+    else:
+        assert ended.max_rss_bytes is None
 
 
 def test_the_server_keeps_the_dead_until_they_were_looked_at(host):
@@ -348,12 +366,12 @@ def lose_the_handler():
     time.sleep(600)
 
 
-def test_the_group_of_a_stranger_is_left_alone():
-    """Where somebody else has reaped the cell, its number may be a stranger's by now, who lives and has a group."""
-    stranger = subprocess.Popen(["/bin/sh", "-c", "sleep 600 & wait"], process_group=0)
+def test_the_session_of_a_stranger_is_left_alone():
+    """Where somebody else has reaped the cell, its number may be a stranger's by now, who lives and has a session."""
+    stranger = subprocess.Popen(["/bin/sh", "-c", "sleep 600 & wait"], start_new_session=True)
     try:
         wait_until(lambda: grandchildren(stranger.pid), message="the stranger has a child")
-        assert kindred.kill_group(stranger.pid) == []
+        assert kindred.kill_session(stranger.pid) == []
         assert lives(stranger.pid)
         assert all(map(lives, grandchildren(stranger.pid)))
     finally:

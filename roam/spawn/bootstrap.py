@@ -54,7 +54,7 @@ def live(handover: Handover, head: dict[str, Any] | None = None, call: tuple[Any
     code = _FAILED
     tracing: CellTracing | None = None
     try:
-        _join_group(handover.process_group)
+        _settle(handover.process_group)
         streams.put_in_place(handover)
         guard_fd = lifeline.arm(handover.lifeline_fd, deadly=handover.die_with_host)
         if handover.method != "spawn":
@@ -82,13 +82,17 @@ def live(handover: Handover, head: dict[str, Any] | None = None, call: tuple[Any
     raise AssertionError
 
 
-def _join_group(process_group: int) -> None:
-    """So that signals from the terminal go where they belong, and a stop reaches what this process starts."""
+def _settle(process_group: int) -> None:
+    """Begin a session, or join the host's process group: so signals from the terminal go where they belong, and a stop
+    reaches what this process starts. A group alone would be orphaned when its host dies, and SIGHUP end it if stopped."""
     # r[impl spawn.group]
     try:
-        os.setpgid(0, process_group)
+        if process_group:
+            os.setpgid(0, process_group)
+        else:
+            os.setsid()
     except OSError:
-        # It is there already as a leader of a session, or its host has ended: it stays where it is.
+        # It leads its session already, or its host has ended: it stays where it is.
         return
     if process_group:
         import signal

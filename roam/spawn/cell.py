@@ -46,7 +46,7 @@ class Cell:
     """
 
     def __init__(
-        self, *, name: str, host: TracingHost, start_method: str, target_name: str, has_group: bool = True
+        self, *, name: str, host: TracingHost, start_method: str, target_name: str, has_session: bool = True
     ) -> None:
         self.start_method = start_method
         """`forkserver`, `spawn` or `fork`."""
@@ -64,7 +64,7 @@ class Cell:
         self._memory_kills = memory.kills_by_now()
         self._started_s = time.monotonic()
         self._corpse = facts.Corpse()
-        self._has_group = has_group
+        self._has_session = has_session
         self._descendants: list[tuple[int, int]] = []
         self._launched: Launched | None = None
         self._is_unwanted = False
@@ -224,7 +224,7 @@ class Cell:
     def stop(self, timeout: float = 5.0, grace: float = 2.0) -> CellExit:
         """Ask it to stop (`roam.current_cell().stopping`). After `timeout` seconds take its stacks and send SIGTERM; after
         `grace` more take them again and send SIGKILL. One that had to be forced takes with it what it has started and is
-        still in its process group. Returns when it has ended.
+        still in its session. Returns when it has ended.
         """
         return descend(self, timeout, grace)
 
@@ -238,8 +238,9 @@ class Cell:
 
     def force(self, number: signal.Signals) -> None:
         """Send a signal of a stop: what the cell has started will end with it."""
-        if not self._has_group and number == signal.SIGKILL:
-            self._descendants = kindred.known_descendants(self.pid)
+        if not self._has_session:
+            # Before its end: afterwards nobody knows any more whose they were.
+            self._descendants += kindred.known_descendants(self.pid)
         with self._lock:
             self.interference.is_forced = True
         self._send(number)
@@ -319,7 +320,9 @@ class Cell:
             # Before it is reaped: then its number may be somebody else's.
             self._corpse = facts.examine(launched.pid)
             self._clear_up(launched.pid)
-            found = status.take(launched.pid, launched.pidfd, launched.relay_fd)
+            found = status.take(
+                launched.pid, launched.pidfd, launched.relay_fd, foreign_rss_bytes=launched.foreign_rss_bytes
+            )
         finally:
             # Whatever comes of it: what is not let go of here stays as long as this process.
             if launched.relay_fd is not None:
@@ -348,7 +351,7 @@ class Cell:
         if not did.is_forced:
             return
         # r[impl spawn.stop.group]
-        killed = kindred.kill_group(pid) if self._has_group else kindred.kill_descendants(self._descendants)
+        killed = kindred.kill_session(pid) if self._has_session else kindred.kill_descendants(self._descendants)
         if killed:
             did.note(f"SIGKILL sent to {len(killed)} processes that it had started")
 

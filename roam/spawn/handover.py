@@ -16,7 +16,7 @@ class Handover:
     """Descriptor numbers, valid in the cell, and what it must know to attach.
 
     `stdin_fd`, `stdout_fd` and `stderr_fd` are `ABSENT` where 0, 1 and 2 are already right. `process_group` is the one to
-    join, 0 for one of its own.
+    join, 0 for a session of its own.
     """
 
     FIELDS = (

@@ -8,40 +8,54 @@ import signal
 
 from . import procfs
 
-__all__ = ["kill_descendants", "kill_group", "known_descendants"]
+__all__ = ["kill_descendants", "kill_session", "known_descendants"]
 
 _ROUNDS = 5
-"""A process that forks while its group is killed can be missed by one round."""
+"""A process that forks while its session is killed can be missed by one round."""
 
 
-def _members(group: int) -> list[int]:
-    """The living processes of a group, its leader apart."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdecimal() and int(entry) != group:
-            fields = procfs.read(f"/proc/{entry}/stat").rpartition(b")")[2].split()
-            if len(fields) > 2 and int(fields[2]) == group and fields[0] not in (b"Z", b"X"):
-                found.append(int(entry))
-    return found
+def _members(session: int) -> list[int]:
+    """The living processes of a session, its leader apart."""
+    return [
+        int(entry)
+        for entry in os.listdir("/proc")
+        if entry.isdecimal() and int(entry) != session and procfs.session(int(entry)) == session
+    ]
 
 
-def kill_group(leader: int) -> list[int]:
-    """Send SIGKILL to everybody in the group of a cell that is dead. Returns who that was, as far as that can be seen.
+def kill_session(leader: int) -> list[int]:
+    """Send SIGKILL to everybody in the session of a cell that is dead. Returns who that was.
 
-    The number is nobody else's while the cell is not reaped, nor, where somebody else has reaped it, while its group has
+    The number is nobody else's while the cell is not reaped, nor, where somebody else has reaped it, while its session has
     members. A process that has it and lives is a stranger.
     """
     if procfs.state(leader) not in ("", "Z"):
         return []
     killed: list[int] = []
-    with contextlib.suppress(OSError):
+    try:
         for _ in range(_ROUNDS):
-            members = _members(leader)
+            members = [pid for pid in _members(leader) if pid not in killed]
             if not members:
                 break
+            killed += [pid for pid in members if _kill_member(pid, leader)]
+    except OSError:
+        # They cannot be listed: at least those of its group can be reached without that.
+        with contextlib.suppress(OSError):
             os.killpg(leader, signal.SIGKILL)
-            killed += [pid for pid in members if pid not in killed]
     return killed
+
+
+def _kill_member(pid: int, session: int) -> bool:
+    with contextlib.suppress(OSError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            # Asked again of the process that is held now: the number may have changed hands.
+            if procfs.session(pid) == session:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                return True
+        finally:
+            os.close(pidfd)
+    return False
 
 
 def known_descendants(pid: int) -> list[tuple[int, int]]:
@@ -63,13 +77,13 @@ def known_descendants(pid: int) -> list[tuple[int, int]]:
 
 def kill_descendants(descendants: list[tuple[int, int]]) -> list[int]:
     """Send them SIGKILL, and close the descriptors. Returns those who were there."""
-    killed = []
+    killed: set[int] = set()
     for pidfd, pid in descendants:
         try:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            killed.append(pid)
+            killed.add(pid)
         except OSError:
             continue
         finally:
             os.close(pidfd)
-    return killed
+    return sorted(killed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -52,6 +53,8 @@ class Launched:
     pidfd: int
     relay_fd: int | None
     """The line to the fork server about it; None for a child of this process."""
+    foreign_rss_bytes: int = 0
+    """What the kernel counts as its peak memory from before it was a program of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class Start:
     lifeline_fd: int
     die_with_host: bool
     process_group: int
-    """The one that the cell joins; 0 for one of its own."""
+    """The one that the cell joins; 0 for a session, and so a group, of its own."""
     deadline: float
     """On the monotonic clock, in seconds."""
     head: dict[str, Any]
@@ -102,6 +105,8 @@ def _spawn(start: Start) -> Launched:
     tracker_fd = start.head["kin"]["tracker_fd"]
     fds = [fd for fd in handover.fds if fd != ABSENT] + start.parcel.extra_fds + [tracker_fd]
     _flush()
+    # Until it runs its program the child is in this process's memory, and the kernel counts that for its own.
+    foreign_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     child = subprocess.Popen(
         [os.fsdecode(spawn.get_executable()), *util._args_from_interpreter_flags(), "-c", command],
         pass_fds=fds,
@@ -109,13 +114,13 @@ def _spawn(start: Start) -> Launched:
         stdout=_or_none(start.stdout_fd),
         stderr=_or_none(start.stderr_fd),
         # From its first instruction on: Ctrl-C at the terminal belongs to the host.
-        process_group=start.process_group,
+        start_new_session=not start.process_group,
         # Not what libraries have put into the C environment behind Python's back: the same as under the fork server.
         env={name: value for name, value in os.environ.items() if name != "ROAM_TICKET"},
     )
     # The collector watches the process; left as it is, this object would reap it.
     child.returncode = 0
-    return Launched(child.pid, pidfd.of_child(child.pid), None)
+    return Launched(child.pid, pidfd.of_child(child.pid), None, foreign_rss_bytes)
 
 
 def _or_none(fd: int) -> int | None:

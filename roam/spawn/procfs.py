@@ -10,7 +10,7 @@ import os
 
 from ..shm.descriptors import close_quietly
 
-__all__ = ["cgroups", "cpu_ns", "limits", "read", "signal_is_caught", "state", "tracer", "waits_in"]
+__all__ = ["cgroups", "cpu_ns", "limits", "read", "session", "signal_is_caught", "state", "tracer", "waits_in"]
 
 _READ_BYTES = 64 << 10
 _MOST_THREADS = 1_000
@@ -49,6 +49,12 @@ def state(pid: int) -> str:
     there is none."""
     fields = _stat_fields(f"/proc/{pid}/stat")
     return fields[0].decode() if fields else ""
+
+
+def session(pid: int) -> int:
+    """The session of a process that lives; 0 where there is none."""
+    fields = _stat_fields(f"/proc/{pid}/stat")
+    return int(fields[3]) if len(fields) > 3 and fields[0] not in (b"Z", b"X") else 0
 
 
 def _threads(pid: int) -> list[str]:

@@ -13,7 +13,7 @@ import os
 import select
 import struct
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .forkserver_main import OBITUARY, REAP
 
@@ -39,16 +39,19 @@ class Status:
     max_rss_bytes: int | None = None
 
 
-def take(pid: int, pidfd: int, relay_fd: int | None, *, reap: bool = True) -> Status:
+def take(pid: int, pidfd: int, relay_fd: int | None, *, reap: bool = True, foreign_rss_bytes: int = 0) -> Status:
     """The status of a process whose pidfd is readable. Call it once. Never raises.
 
     `relay_fd` is the line to the fork server, None for a process that it did not start. With `reap`, a child of this process is
-    taken off the process table.
+    taken off the process table. A peak of memory of no more than `foreign_rss_bytes` may be that of the process which
+    started it, and is not told.
     """
     # r[impl spawn.status]
     if pidfd < 0:
         return Status()  # it was gone before anybody could hold on to it
     found = _of_child(pid, pidfd, reap) if relay_fd is None else _from_relay(relay_fd)
+    if found is not None and found.max_rss_bytes is not None and found.max_rss_bytes <= foreign_rss_bytes:
+        found = replace(found, max_rss_bytes=None)
     return found or Status(_from_pidfd(pidfd))
 
 

@@ -10,7 +10,7 @@ inherit the host's         the host's                       the host has no part
 null    `/dev/null`        `/dev/null`                      gone
 ======= ================== ================================ ===================================================
 
-Only with `inherit` can a cell read from a terminal: in a process group of its own it would have to fight for it. What its
+Only with `inherit` can a cell read from a terminal: in a session of its own it has none. What its
 children print is its own as long as it lives; of a child that lives on, nobody reads what comes later.
 
 Lines of one stream are in their order; of two lines of different streams nobody knows which was printed first, unless the

@@ -79,7 +79,7 @@ def spawn_cell(
         raise HostClosed("spawn_cell")
     target_name = _name_of(target)
     name = name if name is not None else f"{target_name.rpartition('.')[2].strip('<>')}-{next(_counter)}"
-    cell = Cell(name=name, host=host, start_method=method, target_name=target_name, has_group=stdio != "inherit")
+    cell = Cell(name=name, host=host, start_method=method, target_name=target_name, has_session=stdio != "inherit")
     with _refusals_told(name):
         _start(cell, host, (target, args, dict(kwargs or {})), stdio, start_timeout, die_with_host=die_with_host)
     if hang_after is not None:

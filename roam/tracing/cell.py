@@ -105,10 +105,21 @@ class CellTracing:
 
     def sample_resources(self) -> None:
         """Store processor time and peak memory, for hosts that are not the parent of this process."""
-        import resource
-
         self._words[StatusWord.CPU_NS] = time.process_time_ns()
-        self._words[StatusWord.MAX_RSS] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self._words[StatusWord.MAX_RSS] = _peak_bytes()
+
+
+def _peak_bytes() -> int:
+    """Peak memory of this program; 0 where the kernel does not tell. Not by `getrusage`, which counts what its process was
+    before it ran this program."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        return 0
+    return 0
 
 
 _attached: CellTracing | None = None
