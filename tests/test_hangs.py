@@ -132,13 +132,13 @@ def test_a_sign_of_life_is_enough(tmp_path, how, span_events):
     """A beat, a record and a span count, also a span that writes no record; a cell that gives them is not hung."""
     config = roam.TracingConfig("info", span_events=span_events)
     with roam.TracingHost(config, dump_dir=tmp_path, forward=False) as host:
-        cell = roam.spawn_cell(beat_until_stopped, how, host=host, hang_after=0.5, on_hang="kill")
-        quiet = roam.spawn_cell(block, "sleep", host=host, hang_after=0.5, on_hang="kill")
+        cell = roam.spawn_cell(beat_until_stopped, how, host=host, hang_after=0.8, on_hang="kill")
+        quiet = roam.spawn_cell(block, "sleep", host=host, hang_after=0.8, on_hang="kill")
         quiet.join(WAIT_S)
 
         assert quiet.exit.verdict == "hung: sleeps"
         assert cell.is_alive()
-        assert cell.silent_s < 0.5
+        assert cell.silent_s < 0.8
         assert cell.stop(WAIT_S).kind is ExitKind.STOPPED
         assert cell.hangs == ()
 
