@@ -87,6 +87,31 @@ def test_nobody_is_left_behind(host, method, obeys):
     assert re.fullmatch(r"SIGKILL sent to \d processes that it had started", steps[-1])
 
 
+@pytest.mark.parametrize("method", METHODS)
+# r[verify spawn.group]
+def test_a_cell_with_the_streams_of_its_host_is_in_its_group(host, method):
+    """Ctrl-C, which reaches all of the group, does not end it; a stop that has to insist takes its descendants along, and
+    nobody else of the group."""
+    here, there = multiprocess.Pipe(duplex=False)
+    cell = roam.spawn_cell(
+        start_a_child, there, kwargs={"obeys": False}, host=host, start_method=method, stdio="inherit"
+    )
+    there.close()
+    assert here.poll(WAIT_S)
+    pid = here.recv()
+    here.close()
+    wait_until(lambda: grandchildren(pid), message="the grandchild lives")
+    family = [pid, *grandchildren(pid)]
+    assert [os.getpgid(each) for each in (cell.pid, *family)] == [os.getpgrp()] * (1 + len(family))
+
+    os.kill(cell.pid, signal.SIGINT)
+    assert "in start_a_child" in cell.dump_stacks()
+    ended = cell.stop(timeout=0.05, grace=0.05)
+
+    assert (ended.kind, ended.signal) == (ExitKind.KILLED_BY_HOST, signal.SIGKILL)
+    wait_until(lambda: not any(map(lives, family)), message="child and grandchild are gone")
+
+
 def fork_and_return():
     pid = os.fork()
     if pid == 0:
