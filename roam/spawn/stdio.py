@@ -10,8 +10,8 @@ inherit the host's         the host's                       the host has no part
 null    `/dev/null`        `/dev/null`                      gone
 ======= ================== ================================ ===================================================
 
-Only with `inherit` can a cell read from a terminal: in a session of its own it has none. What its
-children print is its own as long as it lives; of a child that lives on, nobody reads what comes later.
+Only with `inherit` can a cell read from a terminal: in a session of its own it has none. What its children print is its
+own as long as it lives; of a child that lives on, nobody reads what comes later.
 
 Lines of one stream are in their order; of two lines of different streams nobody knows which was printed first, unless the
 host has read the one before the other was there.
