@@ -256,6 +256,11 @@ if __name__ == "__main__":
 """
 
 
+def take_the_terminal():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    ctypes.CDLL(None).ioctl(0, 0x540E, 0)  # TIOCSCTTY
+
+
 def test_ctrl_c_belongs_to_the_host(tmp_path):
     """Two presses end host and cells; the only traceback is the host's own."""
     program = tmp_path / "program.py"
@@ -269,7 +274,7 @@ def test_ctrl_c_belongs_to_the_host(tmp_path):
         stderr=there,
         env=environ,
         start_new_session=True,
-        preexec_fn=lambda: ctypes.CDLL(None).ioctl(0, 0x540E, 0),  # noqa: PLW1509 -- TIOCSCTTY, and no threads are there
+        preexec_fn=take_the_terminal,  # noqa: PLW1509 -- it starts no thread and takes no lock
     )
     os.close(there)
     output = bytearray()
