@@ -15,7 +15,7 @@ from ..errors import HostClosed, StacksUnavailable
 from ..exit import CellExit, ExitKind
 from ..tracing.defects import report_defect
 from . import answer, facts, kindred, lifeline, memory, status, verdict
-from .activity import Activity, observe
+from .activity import Activity, ActivityKind, observe
 from .ladder import Interference, descend
 from .outcome import End
 from .stacks import take_stacks
@@ -46,7 +46,7 @@ class Cell:
     """
 
     def __init__(
-        self, *, name: str, host: TracingHost, start_method: str, target_name: str, has_session: bool = True
+        self, *, name: str, host: TracingHost, start_method: str, target_name: str, has_session: bool
     ) -> None:
         self.start_method = start_method
         """`forkserver`, `spawn` or `fork`."""
@@ -152,6 +152,8 @@ class Cell:
     def activity(self) -> Activity:
         """What its process is doing: busy, quiet, stopped, traced or uninterruptible, what it waits for, and how long ago
         it gave a sign of life. Takes 30 ms."""
+        if self._exit is not None:
+            return Activity(ActivityKind.ENDED, "", self.silent_s)  # its number may be somebody else's
         return observe(self.pid, self.silent_s)
 
     @property
