@@ -99,7 +99,8 @@ class CellExit:
         return -self.signal if self.signal is not None else self.code
 
     def describe(self) -> str:
-        """One clause without a full stop: `killed with SIGSEGV (signal 11) in stage run`."""
+        """One clause without a full stop: `killed with SIGSEGV (signal 11) in stage run`. The message of an exception is in it
+        as the cell wrote it."""
         if self.signal is not None:
             by = " by its host" if self.kind is ExitKind.KILLED_BY_HOST else ""
             return f"killed{by} with {signal_name(self.signal)} (signal {self.signal}) in stage {self.stage.label}"

@@ -17,7 +17,9 @@ __all__ = ["command"]
 
 @click.command("recover")
 @click.argument("directory")
-@click.option("--into", default=None, metavar="DIR", help="Also write into DIR a post-mortem of each dead peer that has none.")
+@click.option(
+    "--into", default=None, metavar="DIR", help="Also write into DIR a post-mortem of each dead peer that has none."
+)
 @click.option(
     "--last", type=click.IntRange(min=0), default=None, metavar="N", help="Show the last N records; all unless told."
 )

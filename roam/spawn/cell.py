@@ -45,9 +45,7 @@ class Cell:
     `sentinel`) and like a future (`result`). A cell runs on if its handle is dropped.
     """
 
-    def __init__(
-        self, *, name: str, host: TracingHost, start_method: str, target_name: str, has_session: bool
-    ) -> None:
+    def __init__(self, *, name: str, host: TracingHost, start_method: str, target_name: str, has_session: bool) -> None:
         self.start_method = start_method
         """`forkserver`, `spawn` or `fork`."""
         self.target_name = target_name
@@ -96,7 +94,8 @@ class Cell:
         return self._link.peer
 
     def __repr__(self) -> str:
-        state = self._exit.describe() if self._exit is not None else "running"
+        # What a cell said of itself gets no further than into a representation.
+        state = repr(self._exit.describe())[1:-1] if self._exit is not None else "running"
         return f"<Cell {self._name!r} pid={self.pid} {state}>"
 
     # How it is.
