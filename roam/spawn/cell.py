@@ -354,7 +354,8 @@ class Cell:
         # r[impl spawn.stop.group]
         killed = kindred.kill_session(pid) if self._has_session else kindred.kill_descendants(self._descendants)
         if killed:
-            did.note(f"SIGKILL sent to {len(killed)} processes that it had started")
+            whom = "1 process" if len(killed) == 1 else f"{len(killed)} processes"
+            did.note(f"SIGKILL sent to {whom} that it had started")
 
     def report_hang(self, activity: Activity) -> Path | None:
         """Write a post-mortem of the cell as it is, hung and alive; None where that cannot be done. Called by the watchdog."""
