@@ -262,6 +262,15 @@ def test_the_dumps_of_a_run_belong_to_it(root, tmp_path, is_noted):
     assert json.loads(recover(run.path, "--json").stdout)["timeline"] == found["timeline"]
 
 
+def test_what_was_printed_last_is_shown(orphan):
+    """No host made records of it; it stands before the end of the cell that printed it, however few records are wanted."""
+    make_segment(orphan)
+    for arguments in ((), ("--last", 0)):
+        shown = recover(orphan, *arguments).stdout
+        tails = 'end of stdout\n  | a line\n\nend of stderr\n  | the last line\n\ncell "cell" '
+        assert shown.count(tails) == 1
+
+
 def test_the_last_records_can_be_asked_for(orphan):
     """`--last N` is the end of the timeline, of all peers together; the document says how many there were."""
     make_segment(orphan, peer_id=1, name="a")

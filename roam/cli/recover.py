@@ -25,7 +25,7 @@ __all__ = ["command"]
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def command(directory: str, into: str | None, last: int | None, as_json: bool) -> None:
-    """Show what host and cells in DIRECTORY had done, in one timeline, and why each ended.
+    """Show what host and cells in DIRECTORY had done, in one timeline, what each printed last, and why it ended.
 
     DIRECTORY is a ROAM_DIR, a directory of run directories, or one of those, also from before a reboot or from another
     machine. Nothing in it is changed, and nothing is written anywhere unless `--into` says where: what is to be
