@@ -7,7 +7,7 @@ General layout; an arrow means "may import", and nothing points up::
      ▼    ▼
     spawn                   spawn_cell, Cell, supervision, bootstrap       multiprocess, psutil
      ▼
-    postmortem              PostMortem: write, load, render, salvage       msgspec, psutil
+    postmortem              PostMortem: write, load, render, salvage       msgspec
      ▼
     tracing                 records, filter, spans | cell side | host side msgspec
      ▼

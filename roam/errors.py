@@ -7,7 +7,7 @@ The tree::
      ├── CannotSend             a target or argument that no pickler can carry (also TypeError)
      ├── CellFailed             the target raised, and its exception could not be rebuilt
      ├── CellCrashed            the cell died in any other way
-     ├── StacksUnavailable      a living cell cannot write its stacks just now
+     ├── StacksUnavailable      a cell cannot write its stacks now
      ├── HostClosed             the call needs a host that is still open
      ├── FilterError            a filter directive that does not parse (also ValueError)
      ├── ConfigTooLarge         a configuration that does not fit the mailbox (also ValueError)
@@ -79,7 +79,10 @@ def _rebuild(kind: type[RoamError], args: tuple[Any, ...], facts: dict[str, Any]
 
 
 class SpawnFailed(RoamError):
-    """The cell ended before its target ran. `stage` names how far it came: exec, bootstrap, import_main, unpickle."""
+    """The cell ended before its target ran. `stage` names how far it came: exec, bootstrap, import_main, unpickle.
+
+    `detail` is what the kernel said, or the traceback or the last lines of the cell, as it wrote them.
+    """
 
     name: str
     stage: str
@@ -155,7 +158,7 @@ class HostClosed(RoamError):
 
 
 class StacksUnavailable(RoamError):
-    """The stacks of a living cell cannot be had; `why` says for what reason."""
+    """The stacks of a cell cannot be had; `why` says for what reason."""
 
     why: str
 

@@ -29,7 +29,7 @@ class ExitKind(enum.StrEnum):
     KILLED_BY_HOST = "killed_by_host"
     """A signal that the host sent."""
     LOST = "lost"
-    """The process is gone and nobody can say how."""
+    """The process is gone and nobody can say how. In a post-mortem of a cell that still runs: not yet."""
 
 
 class Confidence(enum.StrEnum):
@@ -53,7 +53,10 @@ def signal_name(number: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellExit:
-    """How a cell ended. Times are wall-clock nanoseconds since the epoch; what nobody can know is None, never 0."""
+    """How a cell ended. Times are wall-clock nanoseconds since the epoch; what nobody can know is None, never 0.
+
+    Its texts can hold what the cell wrote, as it wrote it: to show them on a terminal use `roam.postmortem.escape`.
+    """
 
     kind: ExitKind
     code: int | None = None
@@ -80,6 +83,7 @@ class CellExit:
     confidence: Confidence = Confidence.UNKNOWN
     """How sure the verdict is."""
     evidence: tuple[str, ...] = ()
+    """What speaks for the verdict, or is known where it is unknown."""
 
     @property
     def is_normal(self) -> bool:
@@ -95,7 +99,8 @@ class CellExit:
         return -self.signal if self.signal is not None else self.code
 
     def describe(self) -> str:
-        """One clause without a full stop: `killed with SIGSEGV (signal 11) in stage run`."""
+        """One clause without a full stop: `killed with SIGSEGV (signal 11) in stage run`. The message of an exception is in it
+        as the cell wrote it."""
         if self.signal is not None:
             by = " by its host" if self.kind is ExitKind.KILLED_BY_HOST else ""
             return f"killed{by} with {signal_name(self.signal)} (signal {self.signal}) in stage {self.stage.label}"

@@ -44,6 +44,10 @@ def leave(code):
     os._exit(code)
 
 
+def complain(text):
+    raise ValueError(text)
+
+
 def crashed(target, *arguments, **options):
     cell = roam.spawn_cell(target, *arguments, **options)
     with pytest.raises(CellCrashed) as caught:
@@ -92,6 +96,15 @@ def test_text_and_facts_survive_pickling(copied, tmp_path):
         assert str(other) == str(error)
         assert "about to leave" in str(other)
         assert (other.name, other.exit, other.dump_path) == (cell.name, cell.exit, str(cell.dump_path))
+
+
+def test_a_handle_is_shown_without_control_characters():
+    """How its cell ended is in the representation, and what the cell wrote of that does not reach a terminal raw."""
+    with roam.TracingHost(forward=False) as host:
+        cell = roam.spawn_cell(complain, "\x1b[31m", host=host)
+        cell.join(WAIT_S)
+        assert "raised ValueError" in repr(cell)
+        assert not UNSAFE.search(repr(cell))
 
 
 def test_a_crash_costs_nothing_if_nobody_asks(monkeypatch):

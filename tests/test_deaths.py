@@ -18,7 +18,6 @@ from tests.support import REPOSITORY, expect_none, run_script
 # r[verify spawn.verdict.memory]
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", DEATHS)
-# r[verify spawn.verdict]
 def test_a_death_is_called_by_its_name_and_loses_nothing(name, method):
     """Kind, code, signal, stage and verdict are right; all 1,000 records are left in order, the interrupted spans are
     named, and so is the line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import re
 import signal
@@ -141,6 +142,15 @@ def test_a_sign_of_life_is_enough(tmp_path, how, span_events):
         assert cell.silent_s < 0.8
         assert cell.stop(WAIT_S).kind is ExitKind.STOPPED
         assert cell.hangs == ()
+
+
+def test_a_dead_cell_is_not_taken_for_whoever_has_its_number(host):
+    """It has ended, though a process with its id lives."""
+    cell = roam.spawn_cell(int, host=host)
+    cell.join(WAIT_S)
+    cell._launched = dataclasses.replace(cell._launched, pid=os.getpid())
+
+    assert cell.activity().kind is ActivityKind.ENDED
 
 
 def test_without_the_option_nothing_is_called_hung(host):

@@ -39,7 +39,7 @@ THIRD_PARTY = {
     "msgspec": {"roam.tracing", "roam.postmortem", "roam.spawn", "roam.export", "roam.testing", "roam.cli"},
     "multiprocess": {"roam.spawn"},
     "platformdirs": {"roam.tracing", "roam.postmortem", "roam.spawn", "roam.cli"},
-    "psutil": {"roam.spawn", "roam.postmortem"},
+    "psutil": {"roam.spawn"},
     "pytest": {"roam.pytest_plugin"},
 }
 """Which parts may import what is not in the standard library."""

@@ -228,6 +228,16 @@ def test_nothing_is_written_unless_told_where(orphan, tmp_path, monkeypatch):
     assert list((tmp_path / "into").iterdir()) == []
 
 
+@pytest.mark.parametrize("suffix", [".fault", ".stdout", ".stderr"])
+def test_room_is_needed_for_every_text(orphan, tmp_path, monkeypatch, suffix):
+    """Stacks and the ends of both streams count, so that none of them is what does not fit any more."""
+    make_segment(orphan).with_suffix(suffix).write_bytes(b"x" * (60 << 10))
+    room = namedtuple("room", "f_bavail f_frsize")  # noqa: PYI024
+    monkeypatch.setattr(recover_module.os, "statvfs", lambda _path: room(100, 1 << 10))
+
+    assert "may take 124 KiB" in recover(orphan, "--into", tmp_path / "into", code=2).stderr
+
+
 @pytest.mark.parametrize("is_noted", [True, False])
 def test_the_dumps_of_a_run_belong_to_it(root, tmp_path, is_noted):
     """Those of cells that died before their host, wherever it put them; of other runs none, and no peer twice."""
@@ -250,6 +260,15 @@ def test_the_dumps_of_a_run_belong_to_it(root, tmp_path, is_noted):
     assert [record["name"] for record in found["timeline"]] == ["friend"] + ["cell"] * 3
     assert [peer["path"] is not None for peer in found["runs"][0]["peers"]] == [True, True]
     assert json.loads(recover(run.path, "--json").stdout)["timeline"] == found["timeline"]
+
+
+def test_what_was_printed_last_is_shown(orphan):
+    """No host made records of it; it stands before the end of the cell that printed it, however few records are wanted."""
+    make_segment(orphan)
+    for arguments in ((), ("--last", 0)):
+        shown = recover(orphan, *arguments).stdout
+        tails = 'end of stdout\n  | a line\n\nend of stderr\n  | the last line\n\ncell "cell" '
+        assert shown.count(tails) == 1
 
 
 def test_the_last_records_can_be_asked_for(orphan):

@@ -17,13 +17,15 @@ __all__ = ["command"]
 
 @click.command("recover")
 @click.argument("directory")
-@click.option("--into", default=None, metavar="DIR", help="Write a post-mortem of each peer into DIR, too.")
+@click.option(
+    "--into", default=None, metavar="DIR", help="Also write into DIR a post-mortem of each dead peer that has none."
+)
 @click.option(
     "--last", type=click.IntRange(min=0), default=None, metavar="N", help="Show the last N records; all unless told."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def command(directory: str, into: str | None, last: int | None, as_json: bool) -> None:
-    """Show what host and cells in DIRECTORY had done, in one timeline, and why each ended.
+    """Show what host and cells in DIRECTORY had done, in one timeline, what each printed last, and why it ended.
 
     DIRECTORY is a ROAM_DIR, a directory of run directories, or one of those, also from before a reboot or from another
     machine. Nothing in it is changed, and nothing is written anywhere unless `--into` says where: what is to be

@@ -124,7 +124,7 @@ def encode(
     """The bytes of a dump, piece by piece. Chunks beyond the size limit are left out, oldest first, and counted as lost.
 
     An item of `time_left` is taken for each chunk. When it ends, time is up: the chunks that are still to come, those
-    of `bulk` and the oldest, are counted as lost, too, and the dump is finished.
+    of the last lanes and the oldest, are counted as lost, too, and the dump is finished.
     """
     chunks, left_out = _fitting(remains.chunks)
     meta = msgspec.msgpack.encode(

@@ -39,7 +39,8 @@ class PostMortem:
     open_spans: list[OpenSpan]
     """The spans that were open, as the open-span table had them."""
     stacks: str
-    """What `faulthandler` wrote: the Python stacks of all threads at a fatal signal; else empty."""
+    """What `faulthandler` wrote: the Python stacks of all threads at a fatal signal, behind those that its host asked for;
+    else empty."""
     stdout_tail: str
     """The end of what it wrote to standard output; bytes that are not UTF-8 stand as `\\xNN`. Empty where that was no
     file: see `stdio` of `roam.spawn_cell`."""

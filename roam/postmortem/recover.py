@@ -156,5 +156,5 @@ def save(peers: Sequence[Recovered], directory: Path) -> list[str]:
 
 
 def _dump_bytes(remains: Remains) -> int:
-    texts = len(remains.fault_text) + len(remains.stderr_tail)
+    texts = len(remains.fault_text) + len(remains.stdout_tail) + len(remains.stderr_tail)
     return _OVERHEAD_BYTES + texts + sum(len(chunk.data) for chunk in remains.chunks)

@@ -54,8 +54,7 @@ class Report:
             ("process", self.process()),
             ("losses", self.losses()),
             ("config in force", self.config()),
-            ("end of stdout", self.tail("stdout", self.pm.stdout_tail)),
-            ("end of stderr", self.tail("stderr", self.pm.stderr_tail)),
+            *self.tails(),
             (self.records_title(), self.history()),
             ("open spans, outermost first", self.spans()),
             (self.stacks_title(), self.block(self.pm.stacks)),
@@ -79,10 +78,12 @@ class Report:
         for line in text.rstrip("\n").split("\n") if text else ():
             yield f"| {escape(line)}".rstrip()
 
-    def tail(self, stream: str, text: str) -> Iterator[str]:
-        """What was printed last, unless the records show it: those of a cell whose host was killed do not."""
-        if not any(record.lane == STDIO_NAME and record.target == stream for record in self.records):
-            yield from self.block(text)
+    def tails(self) -> Iterator[tuple[str, Iterator[str]]]:
+        """Titles, and what was printed last, unless the records show it: those of a cell whose host was killed do not."""
+        shown = {record.target for record in self.records if record.lane == STDIO_NAME}
+        for stream, text in (("stdout", self.pm.stdout_tail), ("stderr", self.pm.stderr_tail)):
+            if stream not in shown:
+                yield f"end of {stream}", self.block(text)
 
     def head(self) -> Iterator[str]:
         """Who it was, and when."""

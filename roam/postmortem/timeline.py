@@ -1,4 +1,4 @@
-"""What was recovered of runs, as text and as a JSON document: who there was, one timeline, and each root cause last."""
+"""What was recovered of runs, as text and as a JSON document: who there was, one timeline, and how each of them ended."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ def timeline_lines(runs: Sequence[Run], *, last: int | None = None) -> Iterator[
     yield from _timeline(runs, tags, width, last)
     for run in runs:
         for found in run.peers:
-            report = Report(found.pm, last=0)
-            yield from report.section("exception", report.exception())
+            report = Report(found.pm, last=None)
+            for title, body in (*report.tails(), ("exception", report.exception())):
+                yield from report.section(title, body)
             yield from report.conclusion()
 
 

@@ -15,7 +15,7 @@ from ..errors import HostClosed, StacksUnavailable
 from ..exit import CellExit, ExitKind
 from ..tracing.defects import report_defect
 from . import answer, facts, kindred, lifeline, memory, status, verdict
-from .activity import Activity, observe
+from .activity import Activity, ActivityKind, observe
 from .ladder import Interference, descend
 from .outcome import End
 from .stacks import take_stacks
@@ -45,9 +45,7 @@ class Cell:
     `sentinel`) and like a future (`result`). A cell runs on if its handle is dropped.
     """
 
-    def __init__(
-        self, *, name: str, host: TracingHost, start_method: str, target_name: str, has_session: bool = True
-    ) -> None:
+    def __init__(self, *, name: str, host: TracingHost, start_method: str, target_name: str, has_session: bool) -> None:
         self.start_method = start_method
         """`forkserver`, `spawn` or `fork`."""
         self.target_name = target_name
@@ -96,7 +94,8 @@ class Cell:
         return self._link.peer
 
     def __repr__(self) -> str:
-        state = self._exit.describe() if self._exit is not None else "running"
+        # What a cell said of itself gets no further than into a representation.
+        state = repr(self._exit.describe())[1:-1] if self._exit is not None else "running"
         return f"<Cell {self._name!r} pid={self.pid} {state}>"
 
     # How it is.
@@ -152,6 +151,8 @@ class Cell:
     def activity(self) -> Activity:
         """What its process is doing: busy, quiet, stopped, traced or uninterruptible, what it waits for, and how long ago
         it gave a sign of life. Takes 30 ms."""
+        if self._exit is not None:
+            return Activity(ActivityKind.ENDED, "", self.silent_s)  # its number may be somebody else's
         return observe(self.pid, self.silent_s)
 
     @property
@@ -353,7 +354,8 @@ class Cell:
         # r[impl spawn.stop.group]
         killed = kindred.kill_session(pid) if self._has_session else kindred.kill_descendants(self._descendants)
         if killed:
-            did.note(f"SIGKILL sent to {len(killed)} processes that it had started")
+            whom = "1 process" if len(killed) == 1 else f"{len(killed)} processes"
+            did.note(f"SIGKILL sent to {whom} that it had started")
 
     def report_hang(self, activity: Activity) -> Path | None:
         """Write a post-mortem of the cell as it is, hung and alive; None where that cannot be done. Called by the watchdog."""

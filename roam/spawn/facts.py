@@ -37,7 +37,7 @@ def examine(pid: int) -> Corpse:
 
 
 def gather(cell: Cell, corpse: Corpse) -> dict[str, object]:
-    """Facts by name, units last. Called in the host's second thread, once per abnormal exit."""
+    """Facts by name, units last. Called once per abnormal exit, and per hang that is reported. Any thread."""
     facts: dict[str, object] = {
         "start_method": cell.start_method,
         "target": cell.target_name,

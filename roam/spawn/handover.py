@@ -1,7 +1,7 @@
 """The few numbers a new cell needs before it can read its parcel.
 
-A handover travels by the shortest way each start method has: on the command line (spawn), through the start pipe
-(forkserver) or in memory (fork). Everything larger is in the parcel.
+A handover travels by the shortest way each start method has: on the command line (spawn), in the request to the fork
+server (forkserver) or in memory (fork). Everything larger is in the parcel.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Interference:
     unanswered: set[int] = field(default_factory=set)
     """Signals that it was to answer with its stacks, and did not."""
     steps: list[str] = field(default_factory=list)
-    """The same as text, with the time since the start in seconds."""
+    """All that it did, as text, each with the time since the start in seconds."""
 
     def note(self, step: str) -> None:
         """Add a step of this moment, unless there are very many."""

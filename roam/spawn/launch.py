@@ -1,7 +1,7 @@
 """The three ways to start a cell.
 
 All end in `bootstrap.live`, with the same descriptors under other numbers.
-Nothing larger than a few hundred bytes goes through a pipe, and no call here waits for the child beyond its deadline.
+Nothing larger than a few hundred bytes goes through a pipe or socket, and no call here waits for the child beyond its deadline.
 """
 
 from __future__ import annotations

@@ -66,8 +66,8 @@ def spawn_cell(
 
     A cell that gives no sign of life for `hang_after` seconds is hung: it wrote no record, entered no span and did not call
     `roam.current_cell().beat()`. Then its stacks are taken, and with `on_hang="report"` a post-mortem is written while it
-    goes on (`Cell.hangs`); with `"kill"` it is killed, with all that it has started. Without `hang_after` nothing is ever
-    called hung.
+    goes on (`Cell.hangs`); with `"kill"` it is killed, with what it has started, as in `Cell.stop`. Without `hang_after` nothing
+    is ever called hung.
 
     Raises `CannotSend` (names what cannot be sent), `SpawnFailed`, `HostClosed`, `NoSpace`, `UnsupportedPlatform`;
     RuntimeError while `__main__` is still being imported in a cell; TypeError and ValueError for wrong arguments.

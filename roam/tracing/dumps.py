@@ -81,7 +81,7 @@ class DumpKeeper(Protocol):
         ...
 
     def keep(self, remains: Remains, exit: CellExit, facts: Mapping[str, object]) -> KeptDump:
-        """Write a post-mortem, as far as the limits allow. Never raises. One thread at a time."""
+        """Write a post-mortem, as far as the limits allow. Never raises. Any thread."""
         ...
 
     def close(self) -> None:

@@ -43,7 +43,6 @@ _EXCEPTIONS = tuple(
         # Close answers with an error only where bytes have still to be written to a file system that is elsewhere.
         # Pipes, sockets, event counters, process descriptors, memory files and what was only read have none.
         r"spawn\.(answer|cell|forkserver|launch|lifeline|parcel)\..* os\.close",
-        r"spawn\.stdio\._(Tee|Watch)\..* os\.close",
         r"tracing\.(collector|inspection)\..* os\.close",
         # An event counter is never full here, and the only error of one is that it is full, or empty.
         r".* os\.eventfd_(read|write)",
