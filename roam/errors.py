@@ -162,8 +162,8 @@ class StacksUnavailable(RoamError):
 
     why: str
 
-    def __init__(self, why: str) -> None:
-        super().__init__(f"there are no stacks: {why}. Look at Cell.activity, or try again.", why=why)
+    def __init__(self, why: str, remedy: str = "Look at Cell.activity, or try again.") -> None:
+        super().__init__(f"there are no stacks: {why}. {remedy}", why=why)
 
 
 class FilterError(RoamError, ValueError):

@@ -226,7 +226,7 @@ def test_silence_counts_from_the_watch_on(host):
     """What it took to make the process, with a watchdog that runs already, is not the cell's silence."""
     cell = roam.spawn_cell(block, "sleep", host=host)
     wait_until(lambda: cell.silent_s > 0.3, message="it is silent")
-    entry = watchdog.Watch(weakref.ref(cell), 0.3, is_deadly=False)
+    entry = watchdog.WatchedCell(weakref.ref(cell), 0.3, is_deadly=False)
 
     watchdog._look(entry, 0.0, entry.since_s + 0.2)
     assert cell.hangs == ()

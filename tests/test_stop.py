@@ -20,6 +20,7 @@ import pytest
 import roam
 from roam.errors import HostClosed, StacksUnavailable
 from roam.exit import Confidence, ExitKind
+from roam.shm.layout import StatusWord
 from roam.spawn import facts, kindred, launch, procfs
 from tests.proof.faults import EVERY, Fault, Faults
 from tests.support import REPOSITORY, wait_until
@@ -197,6 +198,23 @@ def test_a_cell_that_took_the_handler_away_is_not_killed_by_the_question(host, h
     assert cell.is_alive()
     cell.kill()
     assert cell.join(WAIT_S).signal == signal.SIGKILL
+
+
+def ask_for_another_signal(number):
+    roam.current_cell()._tracing._words[StatusWord.FAULT_ARMED] = number
+    roam.info("asked")
+    time.sleep(600)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGCHLD, 2**63])
+def test_a_cell_does_not_choose_the_signal_that_it_gets(host, number):
+    """Whatever it writes into its status words, its host sends the one signal for the stacks."""
+    cell = roam.spawn_cell(ask_for_another_signal, int(number), host=host)
+    wait_until(lambda: cell.records(1), message="it has asked")
+
+    assert "in ask_for_another_signal" in cell.dump_stacks()
+    assert cell.is_alive()
+    cell.kill()
 
 
 def use(megabytes):

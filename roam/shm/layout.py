@@ -57,6 +57,7 @@ __all__ = [
     "SEAL",
     "SPAN_BODY_BYTES",
     "SPAN_SLOT_BYTES",
+    "STACKS_SIGNAL",
     "STATUS_OFFSET",
     "STATUS_WORDS",
     "SUPPRESSED_SLOTS",
@@ -79,6 +80,10 @@ CAUSES = ("newest", "timed_out", "oversize", "nested", "sampled", "unencodable",
 """Why a record was dropped before it got a sequence number; the order is that of the status words."""
 
 SUPPRESSED_SLOTS = 48
+
+STACKS_SIGNAL = 41
+"""SIGRTMIN + 7, which neither glibc nor the standard library uses. It stands here and not in the segment: a host sends no
+signal that a cell has chosen."""
 
 HEADER_BYTES = 512
 HEADER = struct.Struct("<8s II Q 8I QQ 16s QQ QQ 16s 128s 32s 32s 16s 8s I")
@@ -131,7 +136,7 @@ class StatusWord:
     HEARTBEAT = STATE + 4
     """Monotonic time of the last record, over all lanes: every record up to it is in its lane."""
     FAULT_ARMED = STATE + 5
-    """0, or the number of the signal that makes the cell write the stacks of all threads; fatal signals do it, too."""
+    """1 once `STACKS_SIGNAL` makes the cell write the stacks of all threads; fatal signals do it, too."""
     RESULT = STATE + 6
     """0, or 1 + the length in bytes of the result."""
     SPANS_OVERFLOWED = STATE + 7

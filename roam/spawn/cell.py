@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import HostClosed, StacksUnavailable
 from ..exit import CellExit, ExitKind
+from ..shm.descriptors import close_quietly
 from ..tracing.defects import report_defect
 from . import answer, facts, kindred, lifeline, memory, status, verdict
 from .activity import Activity, ActivityKind, observe
@@ -173,7 +174,7 @@ class Cell:
         ended, is stopped, or has taken away the handler for it.
         """
         if self._exit is not None:
-            raise StacksUnavailable("the cell has ended")
+            raise StacksUnavailable("the cell has ended", "Look at Cell.post_mortem.")
         return take_stacks(self._link, self.pid, self.interference.unanswered, timeout)
 
     def set_config(self, config: TracingConfig, *, timeout: float = 1.0) -> ConfigResult:
@@ -245,6 +246,14 @@ class Cell:
         with self._lock:
             self.interference.is_forced = True
         self._send(number)
+        if self._exit is not None:
+            self._forget_descendants()
+
+    def _forget_descendants(self) -> None:
+        """Close what is held of them, when the cell is dead and that was of use, or came too late."""
+        with self._lock:
+            descendants, self._descendants = self._descendants, []
+        close_quietly(*(pidfd for pidfd, _ in descendants))
 
     def _send(self, number: signal.Signals) -> None:
         with self._lock:
@@ -312,6 +321,7 @@ class Cell:
             self._exit = ended
             if self._sentinel_fd >= 0:
                 os.eventfd_write(self._sentinel_fd, 1)
+        self._forget_descendants()
         unwatch()
 
     def _examine(self, remains: Remains) -> CellExit:

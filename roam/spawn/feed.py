@@ -127,6 +127,10 @@ class _Reader:
                 self._start()
             self._joining.append(feed)
             os.eventfd_write(self._wake_fd, 1)
+        for stream in feed.streams:
+            if stream.is_shown:
+                # With the first text it may be too late: an interpreter that ends starts no thread, and waits for cells.
+                self.terminal.show(stream)
 
     def _start(self) -> None:
         wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

@@ -113,11 +113,6 @@ class ForkServer:
         finally:
             self._lock.release()
 
-    def ensure_running(self) -> None:
-        """Start the server if it is not running. Raises OSError if it cannot be started."""
-        with self._lock:
-            self._start_if_dead()
-
     def _start_if_dead(self) -> None:
         if self._control_fd >= 0:
             # One that comes to its end by itself has closed its side before; of one that was killed, a cell that it had

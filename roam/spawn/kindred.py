@@ -59,8 +59,8 @@ def _kill_member(pid: int, session: int) -> bool:
 
 
 def known_descendants(pid: int) -> list[tuple[int, int]]:
-    """Children, their children and so on, each as a descriptor and its process id, as they are now. The caller hands them
-    to `kill_descendants`."""
+    """Children, their children and so on, each as a descriptor and its process id, as they are now. The caller
+    closes the descriptors."""
     import psutil
 
     found = []
@@ -76,14 +76,10 @@ def known_descendants(pid: int) -> list[tuple[int, int]]:
 
 
 def kill_descendants(descendants: list[tuple[int, int]]) -> list[int]:
-    """Send them SIGKILL, and close the descriptors. Returns those who were there."""
+    """Send them SIGKILL. Returns those who were there."""
     killed: set[int] = set()
     for pidfd, pid in descendants:
-        try:
+        with contextlib.suppress(OSError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             killed.add(pid)
-        except OSError:
-            continue
-        finally:
-            os.close(pidfd)
     return sorted(killed)

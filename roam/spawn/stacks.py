@@ -7,11 +7,11 @@ about `faulthandler.register` holds, and so stacks are taken on request, of a ce
 
 from __future__ import annotations
 
-import signal
 import time
 from typing import TYPE_CHECKING
 
 from ..errors import StacksUnavailable
+from ..shm.layout import STACKS_SIGNAL
 from . import procfs
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ def take_stacks(link: PeerLink, pid: int, unanswered: set[int], timeout_s: float
 
     The signal is in `unanswered` from before it is sent until the text is there: it may be the end of the process.
     """
-    number = link.stacks_signal
-    if not 0 < number < signal.NSIG:
+    number = STACKS_SIGNAL
+    if not link.shows_stacks:
         raise StacksUnavailable("the cell has not come so far yet")
     # Without its handler the signal would end the process: after an exec, for one.
     caught = procfs.signal_is_caught(pid, number)
     if caught is None:
-        raise StacksUnavailable("the cell has ended, or nobody may look at it")
+        raise StacksUnavailable("the cell has ended, or nobody may look at it", "Look at Cell.post_mortem.")
     if not caught:
         raise StacksUnavailable(f"the cell blocks signal {number}, or has taken its handler away")
     if procfs.state(pid) in ("T", "t"):

@@ -31,7 +31,7 @@ from .orphans import salvage_orphans
 from .parcel import Parcel
 from .registered import RegisteredPeer
 from .stdio import MODES, Stdio
-from .watchdog import Watch, watch
+from .watchdog import WatchedCell, watch
 
 __all__ = ["TracingHost", "close_default_host", "default_host", "spawn_cell"]
 
@@ -73,7 +73,7 @@ def spawn_cell(
     RuntimeError while `__main__` is still being imported in a cell; TypeError and ValueError for wrong arguments.
     """
     method = _check(target, kwargs, host, start_method, stdio)
-    _check_hang(hang_after, on_hang)
+    _check_times(start_timeout, hang_after, on_hang)
     host = host if host is not None else default_host()
     if not host.is_open:
         raise HostClosed("spawn_cell")
@@ -83,7 +83,7 @@ def spawn_cell(
     with _refusals_told(name):
         _start(cell, host, (target, args, dict(kwargs or {})), stdio, start_timeout, die_with_host=die_with_host)
     if hang_after is not None:
-        watch(Watch(weakref.ref(cell), hang_after, on_hang == "kill"))
+        watch(WatchedCell(weakref.ref(cell), hang_after, on_hang == "kill"))
     return cell
 
 
@@ -141,15 +141,16 @@ def _check(target: object, kwargs: object, host: object, start_method: str | Non
     return method
 
 
-def _check_hang(hang_after: object, on_hang: object) -> None:
+def _check_times(start_timeout: object, hang_after: object, on_hang: object) -> None:
     if on_hang not in ("report", "kill"):
         raise ValueError(f"spawn_cell(on_hang={on_hang!r}): choose 'report' or 'kill'")
-    if hang_after is None:
-        return
-    if isinstance(hang_after, bool) or not isinstance(hang_after, (int, float)):
-        raise TypeError(f"spawn_cell(hang_after={hang_after!r}): a number of seconds is needed")
-    if not 0 < hang_after < math.inf:
-        raise ValueError(f"spawn_cell(hang_after={hang_after!r}): a time is longer than nothing, and ends")
+    for name, value in (("start_timeout", start_timeout), ("hang_after", hang_after)):
+        if value is None and name == "hang_after":
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"spawn_cell({name}={value!r}): a number of seconds is needed")
+        if not 0 < value < math.inf:
+            raise ValueError(f"spawn_cell({name}={value!r}): a time is longer than nothing, and ends")
 
 
 def _head(name: str, method: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any
 
-from ..tracing.cell import STACKS_SIGNAL
+from ..shm.layout import STACKS_SIGNAL
 
 __all__ = ["apply", "describe"]
 

@@ -20,7 +20,7 @@ _RETRY_S = 0.02
 
 
 class Terminal:
-    """What is to be shown. Threads: any; `roam-tee` runs while a stream is on show that has had any text."""
+    """What is to be shown. Threads: any; `roam-tee` runs while a stream is on show."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
@@ -30,7 +30,7 @@ class Terminal:
         self._thread: threading.Thread | None = None
 
     def show(self, stream: CapturedStream) -> None:
-        """There is more of a stream. Never blocks."""
+        """There is, or soon will be, more of a stream. Never blocks."""
         with self._changed:
             self._streams.add(stream)
             self._due[stream] = None

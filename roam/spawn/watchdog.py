@@ -24,7 +24,7 @@ from .ladder import note_stacks
 if TYPE_CHECKING:
     from .cell import Cell
 
-__all__ = ["Hang", "Watch", "unwatch", "watch"]
+__all__ = ["Hang", "WatchedCell", "unwatch", "watch"]
 
 _TICKS = 4
 """How often a cell is looked at in the time that it may be silent."""
@@ -46,7 +46,7 @@ class Hang(NamedTuple):
 
 
 @dataclass(slots=True)
-class Watch:
+class WatchedCell:
     """One watched cell. Not kept alive by being watched."""
 
     cell: weakref.ref[Cell]
@@ -69,10 +69,10 @@ class _Watchdog:
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
-        self._watches: list[Watch] = []
+        self._watches: list[WatchedCell] = []
         self._thread: threading.Thread | None = None
 
-    def add(self, entry: Watch) -> None:
+    def add(self, entry: WatchedCell) -> None:
         with self._changed:
             self._watches.append(entry)
             if self._thread is None:
@@ -103,7 +103,7 @@ class _Watchdog:
                     # The others are watched all the same.
                     report_defect()
 
-    def _remaining(self) -> list[Watch]:
+    def _remaining(self) -> list[WatchedCell]:
         """Those whose cell lives; none when the thread is to end."""
         with self._changed:
             self._watches = [entry for entry in self._watches if _lives(entry)]
@@ -112,12 +112,12 @@ class _Watchdog:
             return self._watches.copy()
 
 
-def _lives(entry: Watch) -> bool:
+def _lives(entry: WatchedCell) -> bool:
     cell = entry.cell()
     return cell is not None and cell.is_alive()
 
 
-def _look(entry: Watch, awake_s: float, now_s: float) -> None:
+def _look(entry: WatchedCell, awake_s: float, now_s: float) -> None:
     """Judge a cell by the silence before `now_s`: what passes while this looks is not the cell's fault."""
     cell = entry.cell()
     if cell is None or not cell.is_alive():
@@ -150,8 +150,8 @@ def _look(entry: Watch, awake_s: float, now_s: float) -> None:
 _watchdog = _Watchdog()
 
 
-def watch(entry: Watch) -> None:
-    """Watch a cell until it has ended. Any thread."""
+def watch(entry: WatchedCell) -> None:
+    """WatchedCell a cell until it has ended. Any thread."""
     _watchdog.add(entry)
 
 

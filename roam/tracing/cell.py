@@ -16,7 +16,7 @@ import time
 from ..errors import TicketError
 from ..shm.descriptors import forget_private, private_descriptor
 from ..shm.doorbell import Doorbell
-from ..shm.layout import HostWord, StatusWord
+from ..shm.layout import STACKS_SIGNAL, HostWord, StatusWord
 from ..shm.mapping import MappedSegment
 from ..stage import Stage
 from ..ticket import SpawnTicket
@@ -25,10 +25,7 @@ from .emitter import Emitter
 from .records import CRITICAL, Peer
 from .scope import active_scope
 
-__all__ = ["STACKS_SIGNAL", "CellTracing", "attach", "attached", "init_cell_tracing"]
-
-STACKS_SIGNAL = 41
-"""SIGRTMIN + 7, which neither glibc nor the standard library uses."""
+__all__ = ["CellTracing", "attach", "attached", "init_cell_tracing"]
 
 
 class CellTracing:
@@ -60,7 +57,7 @@ class CellTracing:
         # A thread of the host that blocks all signals has passed that on.
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (STACKS_SIGNAL,))
         # Last: before, the signal would end the process.
-        self._words[StatusWord.FAULT_ARMED] = STACKS_SIGNAL
+        self._words[StatusWord.FAULT_ARMED] = 1
 
     def ring(self) -> None:
         """Make the host look at the segment."""

@@ -141,9 +141,9 @@ class Collector:
             # Whatever happens, somebody waits for the end to be told.
             self._bury(link)
 
-    def bring(self, link: PeerLink, items: list[Chunk | Gap], timeout_s: float) -> bool:
-        """Deliver what comes from elsewhere than the segment, and wait for it; False if that took longer. Any thread."""
-        return self.ask(functools.partial(self._take, link, items), timeout_s)
+    def bring(self, link: PeerLink, items: list[Chunk | Gap], timeout_s: float) -> None:
+        """Deliver what comes from elsewhere than the segment, and wait for that, so long at most. Any thread."""
+        self.ask(functools.partial(self._take, link, items), timeout_s)
 
     def _take(self, link: PeerLink, items: list[Chunk | Gap]) -> None:
         link.take(items)

@@ -42,6 +42,7 @@ from .records import Peer, TaggedRecord
 from .reservation import check_options, refusals_told, reserve_link
 from .statistics import DumpStatistics, HostStatistics
 from .subscription import Subscription
+from .threads import run_together
 
 __all__ = ["TracingHost"]
 
@@ -289,15 +290,14 @@ class TracingHost:
 
     def _end_peers(self, *, at_once: bool) -> None:
         links = self._peers.live
-        enders = [
-            threading.Thread(target=link.owner.abort if at_once else link.owner.end, name="roam-ender", daemon=True)
-            for link in links
-            if link.owner is not None and not link.concluded.is_set()
-        ]
-        for ender in enders:
-            ender.start()
-        for ender in enders:
-            ender.join()
+        run_together(
+            [
+                link.owner.abort if at_once else link.owner.end
+                for link in links
+                if link.owner is not None and not link.concluded.is_set()
+            ],
+            "roam-ender",
+        )
         for link in links:
             # What still lives was not started by roam: it goes on, and its records end here.
             if not link.has_ended() or not link.concluded.wait(CLOSE_TIMEOUT_S):

@@ -228,9 +228,9 @@ class PeerLink:
     # What handles ask.
 
     @property
-    def stacks_signal(self) -> int:
-        """The signal that makes the cell write its stacks; 0 where it cannot. It is the cell's word: check it."""
-        return status_word(self._words(), StatusWord.FAULT_ARMED)
+    def shows_stacks(self) -> bool:
+        """Whether the cell says that a signal makes it write its stacks."""
+        return bool(status_word(self._words(), StatusWord.FAULT_ARMED))
 
     @property
     def last_beat_ns(self) -> int | None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import roam
 from tests.support import wait_until
 
 __all__ = [
@@ -40,12 +41,11 @@ def alone() -> Iterator[tuple[()]]:
 @contextlib.contextmanager
 def replaced_fork_server() -> Iterator[tuple[()]]:
     """The fork server will be killed; afterwards there is another one."""
-    from roam.spawn import forkserver
-
     try:
         yield ()
     finally:
-        forkserver.server().ensure_running()
+        with roam.TracingHost(forward=False) as host:
+            roam.spawn_cell(int, host=host).join()
 
 
 @contextlib.contextmanager
