@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from ..shm.descriptors import close_quietly
 from ..shm.reader import Chunk, Gap
 from ..tracing.defects import report_defect
 from ..tracing.lines import Lines
@@ -138,7 +139,7 @@ class _Reader:
         try:
             thread.start()
         except RuntimeError as error:
-            os.close(wake_fd)
+            close_quietly(wake_fd)
             raise BlockingIOError(errno.EAGAIN, str(error)) from error
         self._wake_fd, self._thread = wake_fd, thread
 
@@ -154,8 +155,7 @@ class _Reader:
         for feed in feeds:
             for stream in feed.streams:
                 stream.forget()
-        if wake_fd >= 0:
-            os.close(wake_fd)
+        close_quietly(wake_fd)
 
     def _run(self, wake_fd: int) -> None:
         watch = Watch()
@@ -215,7 +215,7 @@ class _Reader:
                 return True
             self._thread = None
             self._wake_fd = -1
-            os.close(wake_fd)
+            close_quietly(wake_fd)
             return False
 
 

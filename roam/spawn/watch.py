@@ -9,6 +9,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from ..shm.descriptors import close_quietly
+
 __all__ = ["Watch", "punch_hole"]
 
 _IN_MODIFY = 2
@@ -71,6 +73,5 @@ class Watch:
 
     def close(self) -> None:
         """Let go of all of them."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        fd, self.fd = self.fd, -1
+        close_quietly(fd)
