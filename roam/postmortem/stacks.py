@@ -13,7 +13,7 @@ _SECTION = re.compile(r"(Current thread|Thread|Stack)\b.*most recent call first\
 _MOST_LINES = 20_000
 _LONGEST_ERROR = 500
 FRAMES_SHOWN = 100
-"""`faulthandler` shows so many frames of a thread, innermost first, and then three dots."""
+"""`faulthandler` shows so many frames of a thread, innermost first; most versions of Python put three dots after them."""
 
 
 class CrashSite(NamedTuple):

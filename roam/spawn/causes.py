@@ -218,7 +218,7 @@ def _by_fault(case: Case) -> Verdict | None:
         return None
     evidence = (f"{where} says: Fatal Python error: {said}", signal_name(case.signal))
     stack = crashing_stack(text)
-    count = stack.count(stack[0]) if len(stack) > FRAMES_SHOWN else 0
+    count = stack.count(stack[0]) if len(stack) >= FRAMES_SHOWN else 0
     if case.signal == signals.SIGSEGV and count >= _RECURSIONS:
         # Where it called something else, that is as likely to have crashed, however deep.
         deep = f"{FRAMES_SHOWN} calls deep, and more; the call in which it died is {count} of the last {FRAMES_SHOWN}"
