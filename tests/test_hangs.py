@@ -15,8 +15,8 @@ import pytest
 
 import roam
 from roam.exit import Confidence, ExitKind
-from roam.spawn import watchdog
-from roam.spawn.activity import ActivityKind
+from roam.spawn import procfs, watchdog
+from roam.spawn.activity import ActivityKind, observe
 from tests.programs import Program
 from tests.support import wait_until
 
@@ -264,3 +264,27 @@ def test_the_watchdog_ends_with_the_last_cell(host):
     cell.join(WAIT_S)
 
     wait_until(lambda: watchdog._watchdog._thread is None, message="the thread ends")
+
+
+@pytest.mark.parametrize(
+    ("function", "waits"),
+    [
+        ("futex_do_wait", "waits for a lock"),
+        ("hrtimer_nanosleep", "sleeps"),
+        ("ep_poll", "waits for input or events"),
+        ("sk_wait_data", "waits for input or events"),
+        ("__skb_wait_for_more_packets", "waits for input or events"),
+        ("anon_pipe_read", "waits for input or events"),
+        ("do_wait", "waits for a child"),
+        ("task_work_run", ""),
+        ("some_unixodbc", ""),
+    ],
+)
+def test_a_wait_is_named_by_what_the_kernel_calls_it(monkeypatch, function, waits):
+    """And by nothing that only looks like it."""
+    monkeypatch.setattr(procfs, "waits_in", lambda _: function)
+    monkeypatch.setattr(procfs, "state", lambda _: "S")
+    monkeypatch.setattr(procfs, "tracer", lambda _: 0)
+    monkeypatch.setattr(procfs, "cpu_ns", lambda _: 0)
+
+    assert observe(0, 0.0).waits == waits

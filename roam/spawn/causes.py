@@ -209,10 +209,11 @@ def _full_tmpfs() -> list[str]:
 
 def _by_fault(case: Case) -> Verdict | None:
     """A fatal signal whose stacks were written, to the fault file or, where the program wants them there, to stderr."""
-    text, where = case.remains.fault_text.decode("utf-8", "backslashreplace"), "the fault file"
+    text, where, sure = case.remains.fault_text.decode("utf-8", "backslashreplace"), "the fault file", _CERTAIN
     said = fatal_error(text)
     if said is None or _FAULTS.get(said) != case.signal:
-        text, where = _last_lines(case).decode("utf-8", "backslashreplace"), "standard error"
+        # Where a child of the cell could have written as well.
+        text, where, sure = _last_lines(case).decode("utf-8", "backslashreplace"), "standard error", _LIKELY
         said = fatal_error(text)
     if case.signal is None or said is None or _FAULTS.get(said) != case.signal:
         return None
@@ -223,7 +224,7 @@ def _by_fault(case: Case) -> Verdict | None:
         # Where it called something else, that is as likely to have crashed, however deep.
         deep = f"{FRAMES_SHOWN} calls deep, and more; the call in which it died is {count} of the last {FRAMES_SHOWN}"
         return Verdict("stack overflow", _LIKELY, (*evidence, deep))
-    return Verdict(said, _CERTAIN, evidence)
+    return Verdict(said, sure, evidence)
 
 
 def _by_signal(case: Case) -> Verdict | None:
@@ -252,7 +253,7 @@ def _lost(case: Case) -> Verdict | None:
 
 
 def _by_exit_code(case: Case) -> Verdict | None:
-    if case.kind is not ExitKind.EXITED:
+    if case.kind not in (ExitKind.EXITED, ExitKind.START_FAILED) or case.code is None:
         return None
     if case.outcome == answer.EXITED:
         return Verdict("sys.exit", _CERTAIN, (f"exit code {case.code}",))
@@ -261,6 +262,8 @@ def _by_exit_code(case: Case) -> Verdict | None:
         program = f"it became {word.program}" if word.program else f"it said so before: {word.kind}({word.code})"
         where = (f"called at {word.where}",) if word.where else ()
         return Verdict(word.kind, _CERTAIN, (f"exit code {case.code}", program, *where))
+    if case.kind is ExitKind.START_FAILED:
+        return None
     return Verdict("exited by itself", _CERTAIN, (f"exit code {case.code}",))
 
 
